@@ -1,0 +1,84 @@
+"""The one command line: ``<method> fit | validate | test | predict --config ...``."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from posecore.training.prediction_writer import PredictionWriter
+
+TRACEBACK = "HUMANDIFF_TRACEBACK"
+
+
+def run(
+    module: type[LightningModule],
+    datamodule: type[LightningDataModule],
+    configs: Path,
+    args: Sequence[str] | None = None,
+) -> LightningCLI:
+    """Builds the method's Trainer, module and data from the command line and YAML files, and runs the subcommand.
+
+    A ``--config`` that is no file is looked up among the method's own configs, so ``--config default.yaml`` works from
+    anywhere. Expected errors (a missing file, a value that does not fit) end the program with one line and exit code 2;
+    with the environment variable HUMANDIFF_TRACEBACK set, they are raised.
+
+    Args:
+        module: The method.
+        datamodule: Its data.
+        configs: Folder of the method's YAML files.
+        args: The command line without the program's name; `sys.argv` where None.
+
+    Returns:
+        The finished CLI, with ``trainer``, ``model`` and ``datamodule``.
+    """
+    try:
+        return _CLI(
+            module,
+            datamodule,
+            args=find_configs(list(sys.argv[1:] if args is None else args), configs),
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            save_config_kwargs={"overwrite": True},
+        )
+    except (ValueError, OSError) as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        print(f"error: {error}\n(set {TRACEBACK}=1 to see where it was raised)", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+
+
+class _CLI(LightningCLI):
+    """Adds ``--output.folder`` and ``--output.overwrite``, where `predict` writes."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(PredictionWriter, "output")
+
+
+def find_configs(args: list[str], configs: Path) -> list[str]:
+    """Replaces every ``--config NAME`` that is no file by the method's own ``configs/NAME``.
+
+    Raises:
+        FileNotFoundError: There is no such file here or there; the message lists the method's own.
+    """
+    found = []
+    for i, arg in enumerate(args):
+        if arg.startswith("--config="):
+            found.append("--config=" + _find(arg.removeprefix("--config="), configs))
+        elif i and args[i - 1] == "--config":
+            found.append(_find(arg, configs))
+        else:
+            found.append(arg)
+    return found
+
+
+def _find(name: str, configs: Path) -> str:
+    if Path(name).is_file() or "\n" in name:
+        return name
+    for candidate in (configs / name, configs / f"{name}.yaml"):
+        if candidate.is_file():
+            return str(candidate)
+    own = sorted(str(path.relative_to(configs)) for path in configs.rglob("*.yaml"))
+    raise FileNotFoundError(f"--config: {name!r} is neither a file nor one of this method's configs: {', '.join(own)}")

@@ -1,0 +1,28 @@
+"""Datasets of human poses, virtual cameras, detector noise, and the DataModule that methods share."""
+
+from posecore.data.base import PoseDataset, PoseTable
+from posecore.data.cameras import CameraSampler, RingCameras, SingleCameras, TrackCameras
+from posecore.data.cmu_mocap import CMUMocap
+from posecore.data.cmu_rigs import RIGS
+from posecore.data.datamodule import PoseDataModule
+from posecore.data.detector_noise import DetectorNoise
+from posecore.data.motion import Motion
+from posecore.data.sample import SAMPLE_KEYS, PoseSample
+from posecore.data.synthetic import SyntheticMotion
+
+__all__ = [
+    "RIGS",
+    "SAMPLE_KEYS",
+    "CMUMocap",
+    "CameraSampler",
+    "DetectorNoise",
+    "Motion",
+    "PoseDataModule",
+    "PoseDataset",
+    "PoseSample",
+    "PoseTable",
+    "RingCameras",
+    "SingleCameras",
+    "SyntheticMotion",
+    "TrackCameras",
+]

@@ -1,0 +1,136 @@
+"""The DataModule that every method shares: lists and dicts of dataset factories, built in ``setup``."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, Sampler, WeightedRandomSampler
+
+from posecore.data.base import PoseDataset
+from posecore.data.cmu_mocap import HOW_TO_OBTAIN
+from posecore.data.mixing import JoinedDataset
+from posecore.data.sample import PoseSample
+
+DatasetFactory = Callable[[Path], PoseDataset]
+
+
+class PoseDataModule(LightningDataModule):
+    """Training, validation and test data from factories.
+
+    A factory makes a dataset from the data folder. In YAML, ``class_path: posecore.data.CMUMocap`` with
+    ``init_args: {split: train}`` is one: the folder is filled in here. ``val_names`` and ``test_names`` are the dicts'
+    names in the order of the dataloaders; methods use them as metric paths.
+
+    Args:
+        root: folder with the data; datasets that need none ignore it.
+        train: training sets, joined.
+        val: validation sets by name.
+        test: test sets by name.
+        batch_size: samples per batch, of every loader.
+        num_workers: worker processes of every loader. Batches are made by indexing tables, so 0 is fast.
+        train_weights: share of each training set in the samples of an epoch, in place of shares by size; the epoch
+            keeps its length, rows are drawn with replacement.
+        seed: seed of the order of training samples.
+    """
+
+    def __init__(
+        self,
+        root: Path = Path("data"),
+        train: list[Callable[[Path], PoseDataset]] | None = None,
+        val: dict[str, Callable[[Path], PoseDataset]] | None = None,
+        test: dict[str, Callable[[Path], PoseDataset]] | None = None,
+        batch_size: int = 256,
+        num_workers: int = 0,
+        train_weights: list[float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or num_workers < 0:
+            raise ValueError(
+                f"batch_size and num_workers: must be at least 1 and 0, got {batch_size} and {num_workers}"
+            )
+        if train_weights is not None and (
+            len(train_weights) != len(train or []) or min(train_weights, default=0) < 0 or sum(train_weights) <= 0
+        ):
+            raise ValueError(
+                f"train_weights: needs one number >= 0 for each of the {len(train or [])} training sets, not all 0, "
+                f"got {train_weights}"
+            )
+        self.root = root
+        self.factories: dict[str, Any] = {"train": list(train or []), "val": dict(val or {}), "test": dict(test or {})}
+        self.val_names = list(val or {})
+        self.test_names = list(test or {})
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.train_weights = train_weights
+        self.seed = seed
+        self.train_set: JoinedDataset | None = None
+        self.val_sets: dict[str, PoseDataset] = {}
+        self.test_sets: dict[str, PoseDataset] = {}
+
+    def setup(self, stage: str) -> None:
+        """Builds what the stage needs, once.
+
+        Raises:
+            FileNotFoundError: if a dataset's files are not below ``root``.
+        """
+        if stage == "fit" and self.train_set is None and self.factories["train"]:
+            self.train_set = JoinedDataset([self._build("train", make) for make in self.factories["train"]])
+        if stage in ("fit", "validate") and not self.val_sets:
+            self.val_sets = {name: self._build(f"val.{name}", make) for name, make in self.factories["val"].items()}
+        if stage == "test" and not self.test_sets:
+            self.test_sets = {name: self._build(f"test.{name}", make) for name, make in self.factories["test"].items()}
+
+    def train_dataloader(self) -> DataLoader[PoseSample]:
+        """Shuffled training batches; the last, smaller one is dropped. The order depends on seed and epoch alone.
+
+        Raises:
+            ValueError: if there is no training set, or it is smaller than a batch.
+        """
+        if self.train_set is None:
+            raise ValueError("train: no training sets; name at least one factory, and call setup('fit')")
+        if len(self.train_set) < self.batch_size:
+            raise ValueError(f"batch_size: {self.batch_size} is more than the {len(self.train_set)} training samples")
+        generator = torch.Generator().manual_seed(self.seed)
+        sampler: Sampler[int] | None = None
+        if self.train_weights is not None:
+            sizes = [len(dataset) for dataset in self.train_set.datasets]
+            rows = [torch.full((n,), w / n) for n, w in zip(sizes, self.train_weights, strict=True)]
+            sampler = WeightedRandomSampler(torch.cat(rows).tolist(), len(self.train_set), generator=generator)
+        return self._loader(
+            self.train_set, sampler=sampler, shuffle=sampler is None, drop_last=True, generator=generator
+        )
+
+    def val_dataloader(self) -> list[DataLoader[PoseSample]]:
+        """One loader per entry of ``val_names``."""
+        return [self._loader(self.val_sets[name]) for name in self.val_names]
+
+    def test_dataloader(self) -> list[DataLoader[PoseSample]]:
+        """One loader per entry of ``test_names``."""
+        return [self._loader(self.test_sets[name]) for name in self.test_names]
+
+    def _build(self, name: str, make: DatasetFactory) -> PoseDataset:
+        try:
+            return make(self.root)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"data.{name}: {error}. Set data.root (now {self.root}) to the folder that holds the data"
+                + ("" if HOW_TO_OBTAIN in str(error) else f". {HOW_TO_OBTAIN}")
+            ) from error
+
+    def _loader(self, dataset: Dataset[PoseSample], **options: Any) -> DataLoader[PoseSample]:
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            collate_fn=_identity,
+            persistent_workers=self.num_workers > 0,
+            **options,
+        )
+
+
+def _identity(batch: Any) -> Any:
+    """``__getitems__`` has made the batch already."""
+    return batch

@@ -1,0 +1,111 @@
+"""The one list of batch keys, and the two operations every dataset needs on them: pick rows and join tables."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict, cast
+
+import torch
+from torch import Tensor
+
+
+class PoseSample(TypedDict, total=False):
+    """One person in one picture, or a batch of them (every entry then has a leading batch dimension).
+
+    A dataset gives the keys it knows; a missing key means that the dataset has no such annotation. J is the number of
+    joints of the dataset's ``joint_set``. Camera frame: x right, y down, z forward, metres. World frame: y up, metres.
+
+    =====================  ============  ==================================================================
+    key                    shape         meaning
+    =====================  ============  ==================================================================
+    ``joints_cam``         (J, 3)        joints in the camera frame, metres
+    ``joints_rel``         (J, 3)        ``joints_cam`` minus its root (mean of ``joint_set.root``), metres
+    ``joints_2d_px``       (J, 2)        what a detector says, pixels; (0, 0) where ``confidence`` is 0
+    ``confidence``         (J,)          of ``joints_2d_px``, in [0, 1]; 0 = not seen
+    ``joints_2d_true_px``  (J, 2)        exact projection of ``joints_cam`` by ``K``, pixels
+    ``K``                  (3, 3)        pinhole intrinsics, pixels
+    ``image_size``         (2,)          width, height in pixels
+    ``R_world_to_cam``     (3, 3)        x_cam = R x_world + t
+    ``t_world_to_cam``     (3,)          metres
+    ``global_orient``      (3, 3)        SMPL root rotation in the camera frame
+    ``body_pose``          (23, 3, 3)    SMPL local rotations
+    ``betas``              (10,)         SMPL shape, unit: standard deviations
+    ``transl``             (3,)          SMPL translation in the camera frame, metres
+    ``subject``            str           list of str when batched
+    ``clip``               str           list of str when batched
+    ``action``             str           list of str when batched
+    ``frame``              ()            index in the clip, at ``fps``
+    ``view``               ()            number of the camera that sees this frame
+    ``fps``                ()            frames per second of the (resampled) clip
+    =====================  ============  ==================================================================
+    """
+
+    joints_cam: Tensor
+    joints_rel: Tensor
+    joints_2d_px: Tensor
+    confidence: Tensor
+    joints_2d_true_px: Tensor
+    K: Tensor
+    image_size: Tensor
+    R_world_to_cam: Tensor
+    t_world_to_cam: Tensor
+    global_orient: Tensor
+    body_pose: Tensor
+    betas: Tensor
+    transl: Tensor
+    subject: str | list[str]
+    clip: str | list[str]
+    action: str | list[str]
+    frame: Tensor
+    view: Tensor
+    fps: Tensor
+
+
+SAMPLE_KEYS: tuple[str, ...] = tuple(PoseSample.__annotations__)
+
+
+def sample_length(samples: PoseSample) -> int:
+    """Number of rows of a batched sample.
+
+    Raises:
+        ValueError: if the sample is empty, a key is not one of ``SAMPLE_KEYS`` or the rows differ in number.
+    """
+    lengths = {key: len(cast(Any, value)) for key, value in samples.items()}
+    if not lengths:
+        raise ValueError("samples: has no keys, expected at least one of " + ", ".join(SAMPLE_KEYS))
+    if unknown := sorted(set(lengths) - set(SAMPLE_KEYS)):
+        raise ValueError(f"samples: unknown keys {unknown}, valid are {', '.join(SAMPLE_KEYS)}")
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"samples: every key needs the same number of rows, got {lengths}")
+    return next(iter(lengths.values()))
+
+
+def take(samples: PoseSample, indices: Sequence[int] | Tensor) -> PoseSample:
+    """Rows ``indices`` of a batched sample, as a new batched sample (copies, never views)."""
+    rows = torch.as_tensor(indices, dtype=torch.int64)
+    numbers = rows.tolist()
+    out: dict[str, Any] = {}
+    for key, value in samples.items():
+        out[key] = value.index_select(0, rows) if isinstance(value, Tensor) else [cast(Any, value)[i] for i in numbers]
+    return cast(PoseSample, out)
+
+
+def unbatch(samples: PoseSample, index: int) -> PoseSample:
+    """Row ``index`` of a batched sample, without the batch dimension."""
+    rows: Mapping[str, Any] = samples
+    return cast(PoseSample, {k: v[index].clone() if isinstance(v, Tensor) else v[index] for k, v in rows.items()})
+
+
+def concatenate(tables: Sequence[PoseSample]) -> PoseSample:
+    """Joins batched samples row after row; keys that not all of them have are left out.
+
+    Raises:
+        ValueError: if there is nothing to join.
+    """
+    if not tables:
+        raise ValueError("tables: expected at least one batched sample, got none")
+    out: dict[str, Any] = {}
+    for key in SAMPLE_KEYS:
+        values: list[Any] = [cast(Mapping[str, Any], table)[key] for table in tables if key in table]
+        if len(values) == len(tables):
+            is_tensor = isinstance(values[0], Tensor)
+            out[key] = torch.cat(values) if is_tensor else [text for value in values for text in value]
+    return cast(PoseSample, out)

@@ -1,0 +1,20 @@
+"""What a user takes away: files of predictions, written whole or not at all."""
+
+from posecore.export.files import OutputFolder, atomic_write, write_bytes, write_text
+from posecore.export.predictions import (
+    PosePredictions,
+    read_predictions,
+    write_predictions_json,
+    write_predictions_npz,
+)
+
+__all__ = [
+    "OutputFolder",
+    "PosePredictions",
+    "atomic_write",
+    "read_predictions",
+    "write_bytes",
+    "write_predictions_json",
+    "write_predictions_npz",
+    "write_text",
+]

@@ -1,0 +1,32 @@
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def full_precision(function: Callable[P, T]) -> Callable[P, T]:
+    """Runs a geometric function in float32 or better, inside autocast too.
+
+    Autocast turns matrix products into bfloat16 or float16, whose 3 digits mean centimetres on a person 5 m away and
+    several pixels on a photo. The decorated function runs with autocast off on its inputs' device; half-precision inputs
+    are raised to float32 (so is the result, as for PyTorch's own float32 operations); float32 and float64 stay.
+    """
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        device = next((value.device.type for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), "cpu")
+        with torch.autocast(device_type=device, enabled=False):
+            return function(*map(_raise_half, args), **{name: _raise_half(value) for name, value in kwargs.items()})  # type: ignore[arg-type]
+
+    return wrapper
+
+
+def _raise_half(value: object) -> object:
+    if isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16):
+        return value.float()
+    return value

@@ -1,0 +1,92 @@
+"""Weights in and out: a stamp that tells methods' checkpoints apart, and the safetensors files that are shipped."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from posecore.export.files import write_bytes
+
+STAMP = "humandiff_method"
+
+
+def stamp(checkpoint: dict[str, Any], method: str) -> None:
+    """Writes the method's name into a Lightning checkpoint."""
+    checkpoint[STAMP] = method
+
+
+def check_stamp(checkpoint: dict[str, Any], method: str) -> None:
+    """Refuses the checkpoint of another method, before its tensors fail to fit.
+
+    Raises:
+        ValueError: The checkpoint is another method's, or nobody's.
+    """
+    found = checkpoint.get(STAMP)
+    if found != method:
+        whose = f"a checkpoint of {found}" if found else "no checkpoint of this project"
+        raise ValueError(f"ckpt_path: this is {whose}; {method} needs one that `{method} fit` wrote")
+
+
+def save_weights(path: Path, module: LightningModule, method: str, about: dict[str, str]) -> None:
+    """Writes a module's state dict as safetensors, with the method's name and what the file is.
+
+    Args:
+        path: The file.
+        module: Whose state dict.
+        method: The method's name, checked on loading.
+        about: What a reader should know: data, config, commit, seed.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    write_bytes(path, save(tensors, metadata={STAMP: method, "about": json.dumps(about, sort_keys=True)}))
+
+
+def load_weights(path: Path, module: LightningModule, method: str) -> dict[str, str]:
+    """Loads a safetensors file of this method into a module.
+
+    Returns:
+        What the file says about itself.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not a safetensors file, another method's, or of another architecture.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"weights: there is no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"weights: {path} is not a readable safetensors file ({error})") from error
+    if metadata.get(STAMP) != method:
+        raise ValueError(f"weights: {path} belongs to {metadata.get(STAMP) or 'nobody'}, not to {method}")
+    own = module.state_dict()
+    for name, value in own.items():
+        if name not in tensors:
+            raise ValueError(f"weights: {path} has no {name}, which this configuration of {method} needs")
+        if tensors[name].shape != value.shape:
+            raise ValueError(
+                f"weights: {path} has {name} of shape {tuple(tensors[name].shape)}, "
+                f"this configuration of {method} needs {tuple(value.shape)}"
+            )
+    module.load_state_dict({name: tensors[name] for name in own})
+    about: dict[str, str] = json.loads(metadata.get("about", "{}"))
+    return about
+
+
+def resolve_weights(weights: str, package_folder: Path) -> Path:
+    """A shipped file by its name (``cmu`` is ``weights/cmu.safetensors``), or a path.
+
+    Raises:
+        FileNotFoundError: Neither; the message lists the shipped names.
+    """
+    shipped = package_folder / "weights" / f"{weights}.safetensors"
+    if shipped.is_file():
+        return shipped
+    if Path(weights).is_file():
+        return Path(weights)
+    names = sorted(path.stem for path in shipped.parent.glob("*.safetensors"))
+    raise FileNotFoundError(f"weights: {weights!r} is neither a file nor a shipped name; shipped are {names}")

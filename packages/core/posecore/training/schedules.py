@@ -1,0 +1,26 @@
+"""Learning-rate schedules that more than one method uses."""
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def warmup_schedule(optimizer: Optimizer, warmup_steps: int, total_steps: int | None = None) -> LambdaLR:
+    """Linear warm-up, then constant, or a half cosine down to zero at ``total_steps``.
+
+    Args:
+        optimizer: Whose rate.
+        warmup_steps: Steps until the full rate is reached; 0 for none.
+        total_steps: Length of the whole run in steps; None (or -1, a run without end) keeps the rate constant.
+    """
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        if total_steps is None or total_steps < 0 or math.isinf(total_steps):
+            return 1.0
+        done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    return LambdaLR(optimizer, factor)

@@ -1,0 +1,66 @@
+"""Initial poses ``P_init`` (Sec. 5.1, Table 7): K-means centres, random poses, or draws from the prior."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+AnchorSource = Literal["kmeans", "random", "generated"]
+
+
+def kmeans_poses(
+    poses: Float[Tensor, "poses joints 3"],
+    num_clusters: int,
+    generator: torch.Generator | None = None,
+    num_iterations: int = 50,
+    root: int = 0,
+) -> Float[Tensor, "num_clusters joints 3"]:
+    """Centres of Lloyd's K-means over whole poses, started by k-means++; the most representative poses.
+
+    Args:
+        poses: Training poses, root-relative metres.
+        num_clusters: S, the number of hypotheses.
+        generator: Source of the start.
+        num_iterations: At most this many; stops when no pose changes its cluster.
+        root: Joint that every centre is made relative to.
+
+    Returns:
+        The centres, largest cluster first.
+
+    Raises:
+        ValueError: More clusters than poses, or none.
+    """
+    if not 1 <= num_clusters <= len(poses):
+        raise ValueError(f"num_clusters must be in 1..{len(poses)} (the number of poses), got {num_clusters}")
+    points = poses.flatten(1)
+    centres = points[torch.randint(len(points), (1,), generator=generator)]
+    nearest = torch.full((len(points),), torch.inf, dtype=points.dtype, device=points.device)
+    for _ in range(num_clusters - 1):
+        nearest = torch.minimum(nearest, (points - centres[-1]).square().sum(-1))
+        chance = nearest if bool(nearest.any()) else torch.ones_like(nearest)
+        centres = torch.cat([centres, points[torch.multinomial(chance, 1, generator=generator)]])
+    cluster = torch.full((len(points),), -1, device=points.device)
+    for _ in range(num_iterations):
+        previous, cluster = cluster, torch.cdist(points, centres).argmin(-1)
+        if bool((previous == cluster).all()):
+            break
+        sums = torch.zeros_like(centres).index_add_(0, cluster, points)
+        counts = cluster.bincount(minlength=num_clusters)[:, None]
+        centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
+    order = cluster.bincount(minlength=num_clusters).argsort(descending=True, stable=True)
+    centres = centres[order].unflatten(-1, poses.shape[1:])
+    return centres - centres[:, root, None]
+
+
+def random_poses(
+    poses: Float[Tensor, "poses joints 3"], num_poses: int, generator: torch.Generator | None = None
+) -> Float[Tensor, "num_poses joints 3"]:
+    """Training poses drawn without replacement (Table 7, "Random Sampling").
+
+    Raises:
+        ValueError: More poses asked for than there are.
+    """
+    if not 1 <= num_poses <= len(poses):
+        raise ValueError(f"num_poses must be in 1..{len(poses)} (the number of poses), got {num_poses}")
+    return poses[torch.randperm(len(poses), generator=generator)[:num_poses]]

@@ -1,0 +1,240 @@
+"""ZeDO as a LightningModule: trains the pose prior, runs the optimiser in the loop."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from posecore.data.sample import PoseSample
+from posecore.metrics.pose import ProtocolMetric
+from posecore.metrics.protocols import Protocol, get_protocol
+from posecore.training.checkpoints import check_stamp, load_weights, resolve_weights, stamp
+from posecore.training.progress import progress_bar
+from posecore.training.schedules import warmup_schedule
+from zedo.anchors import AnchorSource, kmeans_poses, random_poses
+from zedo.losses import denoising_score_matching_loss
+from zedo.network import ScoreNetwork
+from zedo.prior import BackboneName, generate, make_backbone
+from zedo.sampler import InitialPose, Loop, Target, ZeDOResult, optimise
+
+METHOD = "zedo"
+
+
+class ZeDO(LightningModule):
+    """Zero-shot 3D human pose by a diffusion prior over poses and optimisation in the loop (Jiang et al., WACV 2024).
+
+    ===================  ===================================  =====================
+    code                 paper                                where
+    ===================  ===================================  =====================
+    ``network``          ``s_theta``, ``theta_g``             Eqs. (2), (5)
+    ``anchors``          ``P_init``                           Secs. 3.2, 5.1
+    ``num_hypotheses``   ``S``                                Sec. 4.3
+    ``initial_pose``     initial pose optimiser               Sec. 3.2, Table 4 "RO"
+    ``loop``             optimiser in the loop                Sec. 3.3, Algorithm 1
+    ===================  ===================================  =====================
+
+    Args:
+        num_joints: Joints of a pose; joint 0 is the pelvis.
+        hidden_dim: Width of the prior.
+        embed_dim: Width of its time embedding.
+        dropout: Its dropout.
+        backbone: ``"score"`` (the paper's main model), ``"ddim"`` or ``"ddpm"`` (Table 5).
+        anchors: Where initial poses come from (Table 7).
+        num_hypotheses: S. With K-means anchors one of ``anchor_counts``.
+        anchor_counts: K-means anchor sets that are computed at the start of training and kept with the weights.
+        initial_pose: Settings of the initial pose optimiser.
+        loop: Settings of the optimiser in the loop.
+        protocol: How validation and test are scored; a name of `posecore.metrics.protocols`.
+        weights: Shipped weights by name, or a safetensors file; None for a network to be trained, or a checkpoint.
+        lr: Adam's learning rate after the warm-up.
+        warmup_steps: Optimiser steps of linear warm-up.
+        lr_schedule: After the warm-up. Deviation: the paper says cosine, the release keeps the rate constant.
+        seed: Seed of everything drawn at inference (anchors, ancestral noise), and of the validation loss.
+    """
+
+    def __init__(
+        self,
+        num_joints: int = 17,
+        hidden_dim: int = 1024,
+        embed_dim: int = 512,
+        dropout: float = 0.25,
+        backbone: BackboneName = "score",
+        anchors: AnchorSource = "kmeans",
+        num_hypotheses: int = 1,
+        anchor_counts: tuple[int, ...] = (1, 10, 50),
+        initial_pose: InitialPose | None = None,
+        loop: Loop | None = None,
+        protocol: str = "zedo_h36m",
+        weights: str | None = None,
+        lr: float = 2e-4,
+        warmup_steps: int = 5000,
+        lr_schedule: Literal["cosine", "constant"] = "cosine",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if num_hypotheses < 1 or any(count < 1 for count in anchor_counts):
+            raise ValueError(
+                f"num_hypotheses and anchor_counts must be positive, got {num_hypotheses}, {anchor_counts}"
+            )
+        if anchors == "kmeans" and num_hypotheses not in anchor_counts:
+            raise ValueError(
+                f"num_hypotheses: K-means anchors come in sets of {anchor_counts} (anchor_counts), got {num_hypotheses}"
+            )
+        self.network = ScoreNetwork(num_joints, hidden_dim, embed_dim, dropout)
+        self.backbone = make_backbone(backbone)
+        self.anchor_source = anchors
+        self.num_hypotheses = num_hypotheses
+        self.anchor_counts = anchor_counts
+        for count in anchor_counts:
+            self.register_buffer(f"anchors_{count}", torch.zeros(count, num_joints, 3))
+        self.initial_pose = initial_pose or InitialPose()
+        self.loop = loop or Loop()
+        self.protocol = get_protocol(protocol)
+        self.weights = weights
+        self.lr = lr
+        self.warmup_steps = warmup_steps
+        self.lr_schedule = lr_schedule
+        self.seed = seed
+        self.val_metrics = nn.ModuleDict()
+        self.test_metrics = nn.ModuleDict()
+
+    def forward(self, batch: PoseSample) -> ZeDOResult:
+        """Algorithm 1 for a batch of 2D poses.
+
+        Args:
+            batch: ``joints_2d_px``, ``confidence`` and ``K``. Nothing else is read: no ground truth enters.
+
+        Returns:
+            All hypotheses of every pose.
+        """
+        target = Target(batch["joints_2d_px"], batch["confidence"], batch["K"])
+        with progress_bar(self, "optimising") as progress:
+            return optimise(
+                self.network,
+                self.backbone,
+                self.initial_anchors(),
+                target,
+                self.initial_pose,
+                self.loop,
+                self._generator(),
+                progress,
+            )
+
+    def initial_anchors(self) -> Float[Tensor, "hypotheses joints 3"]:
+        """``P_init`` of every hypothesis, as ``anchors`` says.
+
+        Raises:
+            ValueError: K-means anchors were never computed: neither trained nor loaded.
+        """
+        if self.anchor_source == "generated":
+            return generate(self.network, self.backbone, self.num_hypotheses, self._generator())
+        if self.anchor_source == "random":
+            poses = self.trainer.datamodule.training_poses()  # type: ignore[attr-defined]
+            return random_poses(poses, self.num_hypotheses, self._generator()).to(self.device)
+        anchors: Tensor = getattr(self, f"anchors_{self.num_hypotheses}")
+        if not bool(anchors.any()):
+            raise ValueError(
+                "weights: the network has no anchors; give model.weights, ckpt_path, or run `zedo fit` first"
+            )
+        return anchors
+
+    def setup(self, stage: str) -> None:
+        """Loads the weights, computes K-means anchors for training, makes one metric per validation and test set."""
+        if self.weights is not None:
+            load_weights(resolve_weights(self.weights, Path(__file__).parent), self, METHOD)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if stage == "fit":
+            poses = data.training_poses()
+            for count in self.anchor_counts:
+                getattr(self, f"anchors_{count}").copy_(kmeans_poses(poses, count, self._generator()))
+        for sets, metrics in ((data.val_sets, self.val_metrics), (data.test_sets, self.test_metrics)):
+            for name in sets:
+                metrics[name] = _set_metrics(self.protocol, data.actions(name))
+
+    def training_step(self, batch: PoseSample, batch_idx: int) -> Tensor:
+        """Eq. (3) on augmented root-relative poses; no 2D keypoint or camera is seen."""
+        x_t, noise, label = self.backbone.perturb(batch["joints_rel"])
+        loss = denoising_score_matching_loss(self.network(x_t, label).to(noise.dtype), noise)
+        self.log("train/loss_score", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """The loss on fixed draws, and the whole of ZeDO."""
+        generator = self._generator(batch_idx)
+        x_t, noise, label = self.backbone.perturb(batch["joints_rel"], generator)
+        loss = denoising_score_matching_loss(self.network(x_t, label).to(noise.dtype), noise)
+        name = self.trainer.datamodule.val_names[dataloader_idx]  # type: ignore[attr-defined]
+        self.log(f"val/{name}/loss_score", loss, add_dataloader_idx=False, sync_dist=True, batch_size=len(noise))
+        return self._score(batch, self.val_metrics, name)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs ``val/<set>/<metric>``."""
+        self._log_scores(self.val_metrics, "val")
+
+    def test_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """The whole of ZeDO, scored by the protocol."""
+        name = self.trainer.datamodule.test_names[dataloader_idx]  # type: ignore[attr-defined]
+        return self._score(batch, self.test_metrics, name)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs ``test/<set>/<metric>``."""
+        self._log_scores(self.test_metrics, "test")
+
+    def predict_step(self, batch: PoseSample, batch_idx: int) -> dict[str, Tensor]:
+        """All hypotheses in camera coordinates, the chosen one, and reprojection errors in pixels."""
+        result = self(batch)
+        return {
+            "hypotheses": result.joints_rel + result.transl[..., None, :],
+            "best": result.best,
+            "reprojection_error_px": result.reprojection_px,
+        }
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam with a linear warm-up, then cosine decay to zero over the run (or a constant rate)."""
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
+        total = int(self.trainer.estimated_stepping_batches) if self.lr_schedule == "cosine" else None
+        schedule = warmup_schedule(optimizer, self.warmup_steps, total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Stamps the method's name."""
+        stamp(checkpoint, METHOD)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses other methods' checkpoints."""
+        check_stamp(checkpoint, METHOD)
+
+    def _score(self, batch: PoseSample, metrics: nn.ModuleDict, name: str) -> dict[str, Tensor]:
+        result = self(batch)
+        action = batch.get("action")
+        chosen = result.joints_rel[torch.arange(len(result.best)), result.best][:, None]
+        for rule, pred in (("hypotheses", result.joints_rel), ("chosen", chosen)):
+            metrics[name][rule].update(pred, batch["joints_rel"], group=action)
+        return {"joints_rel": result.joints_rel, "best": result.best}
+
+    def _log_scores(self, metrics: nn.ModuleDict, stage: str) -> None:
+        for name, rules in metrics.items():
+            for rule, prefix in (("hypotheses", ""), ("chosen", "chosen_")):
+                scores = {f"{stage}/{name}/{prefix}{key}": value for key, value in rules[rule].compute().items()}
+                self.log_dict(scores, add_dataloader_idx=False)
+                rules[rule].reset()
+
+    def _generator(self, offset: int = 0) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed + offset)
+
+
+def _set_metrics(protocol: Protocol, actions: list[str]) -> nn.ModuleDict:
+    """The metrics of one data set: by the protocol's rule over hypotheses, and of the chosen hypothesis alone.
+
+    The chosen one disagrees least with the picture; choosing it needs no truth.
+    """
+    groups = actions if protocol.averaging == "action" else None
+    chosen = dataclasses.replace(protocol, hypotheses="first")
+    return nn.ModuleDict(
+        {"hypotheses": ProtocolMetric(protocol, groups=groups), "chosen": ProtocolMetric(chosen, groups=groups)}
+    )

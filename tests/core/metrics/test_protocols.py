@@ -1,0 +1,159 @@
+import dataclasses
+
+import pytest
+import torch
+
+from posecore.body.skeletons import JOINT_SETS, get_joint_set
+from posecore.metrics import functional as F
+from posecore.metrics.protocols import PROTOCOLS, UNITS, Protocol, evaluate, get_protocol
+
+NAMED = {
+    "zedo_h36m", "zedo_3dpw_17", "zedo_3dpw_14", "zedo_3dhp", "diffupose_h36m", "scorehmr_3dpw", "scorehmr_multiview",
+    "scorehmr_video", "hmdiff_3dpw", "hmdiff_h36m", "hmdiff_freihand", "diffhmr_3dpw", "open_h36m17",
+}  # fmt: skip
+
+
+def batch(protocol: Protocol, size: int = 6, hypotheses: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    joints = get_joint_set(protocol.joint_set).num_joints
+    target = torch.randn(size, joints, 3, generator=generator, dtype=torch.float64)
+    noise = torch.randn(size, hypotheses, joints, 3, generator=generator, dtype=torch.float64)
+    return target[:, None] + 0.1 * noise, target
+
+
+def test_every_option_set_of_the_papers_is_named() -> None:
+    assert set(PROTOCOLS) >= NAMED
+    assert all(protocol.name == name for name, protocol in PROTOCOLS.items())
+
+
+@pytest.mark.parametrize("name", sorted(PROTOCOLS))
+def test_protocol_scores_and_describes_itself(name: str) -> None:
+    protocol = get_protocol(name)
+    line = protocol.describe()
+    assert "\n" not in line
+    for part in (name, protocol.joint_set, str(protocol.num_joints), protocol.hypotheses, *protocol.metrics):
+        assert part in line
+    assert protocol.joint_set in JOINT_SETS
+    assert protocol.reference
+    pred, target = batch(protocol)
+    meshes = torch.randn(6, 4, 30, 3, dtype=torch.float64)
+    before = pred.clone(), target.clone()
+    scores = evaluate(protocol, pred, target, None, meshes, meshes[:, 0])
+    assert tuple(scores) == protocol.metrics
+    for metric, values in scores.items():
+        assert values.shape == (4 if metric == "acceleration" else 6,)
+        assert (values >= 0).all()
+        assert UNITS[metric] != "share" or (values <= 1).all()
+    assert torch.equal(pred, before[0])
+    assert torch.equal(target, before[1])
+    without_mesh = evaluate(protocol, pred, target)
+    assert set(without_mesh) == set(protocol.metrics) - {"pve", "pa_pve", "f5", "f15"}
+
+
+def test_joint_subsets_are_those_of_the_papers() -> None:
+    names = get_joint_set("h36m17").joint_names
+    fourteen = PROTOCOLS["zedo_3dpw_14"].scored_joints
+    assert {names[i] for i in range(17) if i not in fourteen} == {"pelvis", "spine", "neck_nose"}
+    names = get_joint_set("joints44").joint_names
+    assert PROTOCOLS["scorehmr_3dpw"].scored_joints == (*range(25, 38), 43)
+    assert names[PROTOCOLS["scorehmr_3dpw"].root[0]] == "pelvis"
+    assert PROTOCOLS["zedo_h36m"].scored_joints == tuple(range(17))
+    assert PROTOCOLS["zedo_h36m"].stride == 640
+    assert PROTOCOLS["zedo_h36m"].reflection
+    assert not PROTOCOLS["open_h36m17"].reflection
+
+
+def test_values_are_those_of_the_functions() -> None:
+    protocol = PROTOCOLS["zedo_3dpw_14"]
+    pred, target = batch(protocol)
+    keep = list(protocol.scored_joints)
+    rooted_pred, rooted_target = F.subtract_root(pred)[..., keep, :], F.subtract_root(target)[:, None, keep]
+    mpjpe = F.mpjpe(rooted_pred, rooted_target.expand_as(rooted_pred), None)
+    pa_mpjpe = F.pa_mpjpe(rooted_pred, rooted_target.expand_as(rooted_pred), reflection=True)
+    scores = evaluate(protocol, pred, target)
+    torch.testing.assert_close(scores["mpjpe"], mpjpe.amin(1))
+    torch.testing.assert_close(scores["pa_mpjpe"], pa_mpjpe.amin(1))
+    # The best hypothesis by one error need not be the best by another.
+    assert (mpjpe.argmin(1) != pa_mpjpe.argmin(1)).any()
+    for rule, expected in (("mean", mpjpe.mean(1)), ("first", mpjpe[:, 0])):
+        other = dataclasses.replace(protocol, hypotheses=rule)
+        torch.testing.assert_close(evaluate(other, pred, target)["mpjpe"], expected)
+    aggregate = evaluate(dataclasses.replace(protocol, hypotheses="aggregate"), pred, target)
+    mean_pose = rooted_pred.mean(1)
+    torch.testing.assert_close(aggregate["mpjpe"], F.mpjpe(mean_pose, rooted_target[:, 0], None))
+    torch.testing.assert_close(aggregate["pa_mpjpe"], F.pa_mpjpe(mean_pose, rooted_target[:, 0], reflection=True))
+
+
+def test_pck_is_of_the_hypothesis_of_least_mpjpe() -> None:
+    protocol = PROTOCOLS["zedo_3dhp"]
+    target = torch.zeros(1, 17, 3)
+    pred = torch.zeros(1, 2, 17, 3)
+    pred[0, 0, 1:, 0] = 0.16  # MPJPE 151 mm, PCK 1/17
+    pred[0, 1, 1, 0] = 10.0  # MPJPE 588 mm, PCK 16/17
+    scores = evaluate(protocol, pred, target)
+    assert scores["mpjpe"].item() == pytest.approx(160 * 16 / 17)
+    assert scores["pck"].item() == pytest.approx(1 / 17)
+
+
+def test_reflection_follows_the_protocol() -> None:
+    _, target = batch(PROTOCOLS["zedo_h36m"])
+    mirrored = (target * torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64))[:, None]
+    assert evaluate(PROTOCOLS["zedo_h36m"], mirrored, target)["pa_mpjpe"].max() < 1e-3
+    assert evaluate(PROTOCOLS["open_h36m17"], mirrored, target)["pa_mpjpe"].min() > 100
+
+
+def test_mesh_errors_are_aligned_at_the_root_or_by_procrustes() -> None:
+    protocol = PROTOCOLS["open_smpl24"]
+    pred, target = batch(protocol)
+    meshes = torch.randn(6, 30, 3, dtype=torch.float64)
+    offset = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    scores = evaluate(protocol, (target + offset)[:, None], target, None, (meshes + offset)[:, None], meshes)
+    assert scores["pve"].max() < 1e-9
+    hand = PROTOCOLS["hmdiff_freihand"]
+    pred, target = batch(hand)
+    scores = evaluate(hand, pred[:, :1], target, None, 2 * meshes[:, None] + offset, meshes)
+    assert scores["f5"].min() == 1
+    assert scores["pa_pve"].max() < 1e-6
+
+
+def test_acceleration_takes_the_batch_as_a_clip() -> None:
+    protocol = PROTOCOLS["scorehmr_video"]
+    pred, target = batch(protocol, hypotheses=1)
+    keep = list(protocol.scored_joints)
+    expected = F.acceleration_error(
+        F.subtract_root(pred[:, 0], protocol.root)[:, keep], F.subtract_root(target, protocol.root)[:, keep]
+    )
+    torch.testing.assert_close(evaluate(protocol, pred, target)["acceleration"], expected)
+    with pytest.raises(ValueError, match="at least 3 frames"):
+        evaluate(protocol, pred[:2], target[:2])
+
+
+def test_masked_poses_have_no_value() -> None:
+    protocol = PROTOCOLS["open_h36m17"]
+    pred, target = batch(protocol)
+    mask = torch.ones(6, 17, dtype=torch.bool)
+    mask[0, 0] = False  # root
+    mask[1, 5] = False
+    target = torch.where(mask[..., None], target, torch.nan)
+    assert protocol.is_scored(mask).tolist() == [False, True, True, True, True, True]
+    scores = evaluate(protocol, pred, target, mask)
+    for values in scores.values():
+        assert values.isnan().tolist() == [True] + 5 * [False]
+    kept = [j for j in range(17) if j != 5]
+    alone = F.mpjpe(pred[1, :, kept], target[1, None, kept].expand(4, 16, 3)).amin()
+    torch.testing.assert_close(scores["mpjpe"][1], alone)
+
+
+def test_rejects_bad_arguments() -> None:
+    protocol = PROTOCOLS["open_h36m17"]
+    pred, target = batch(protocol)
+    with pytest.raises(ValueError, match="scores the 17 joints of h36m17, got 16 joints"):
+        evaluate(protocol, pred[..., 1:, :], target[..., 1:, :])
+    with pytest.raises(ValueError, match="both pred_vertices and target_vertices"):
+        evaluate(protocol, pred, target, None, pred)
+    with pytest.raises(ValueError, match="unknown protocol 'h36m', expected one of"):
+        get_protocol("h36m")
+    with pytest.raises(ValueError, match=r"root of protocol 'mine' must lie in 0\.\.16, got \(17,\)"):
+        Protocol("mine", "h36m17", ("mpjpe",), root=(17,))
+    with pytest.raises(ValueError, match="joints of protocol 'mine' must lie in"):
+        Protocol("mine", "h36m17", ("mpjpe",), joints=())
