@@ -4,6 +4,8 @@ Body models, 3DPW, EMDB and VideoPose3D come as pickles, and a pickle is a progr
 file asks for. Here a pickle may build builtin containers and NumPy arrays, nothing else. Arrays are decoded from their
 raw bytes, not by NumPy's own unpickling. Classes that a caller names become inert :class:`StandIn` records, so that a
 file can be read without the package that wrote it. Everything else is refused.
+
+This keeps a file from running code. It does not keep a crafted file from asking for more memory than there is.
 """
 
 import collections

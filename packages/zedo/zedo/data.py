@@ -10,6 +10,7 @@ from torch import Tensor
 
 from posecore.data.base import PoseDataset
 from posecore.data.datamodule import PoseDataModule
+from posecore.data.keypoint_dataset import KeypointInput
 from posecore.data.sample import PoseSample
 from posecore.data.transforms import flip_joints, rotate_joints
 from posecore.geometry.rotation import random_rotmat
@@ -23,6 +24,7 @@ class ZeDODataModule(PoseDataModule):
         train: Training sets; their ``joints_rel`` is all that is used.
         val: Validation sets by name.
         test: Test sets by name.
+        predict: What `predict` reads: a keypoint file, the camera, a photograph.
         batch_size: Poses per batch and process, of every loader.
         num_workers: Loader processes.
         train_weights: Share of each training set; by size where None.
@@ -37,6 +39,7 @@ class ZeDODataModule(PoseDataModule):
         train: list[Callable[[Path], PoseDataset]] | None = None,
         val: dict[str, Callable[[Path], PoseDataset]] | None = None,
         test: dict[str, Callable[[Path], PoseDataset]] | None = None,
+        predict: KeypointInput | None = None,
         batch_size: int = 1024,
         num_workers: int = 0,
         train_weights: list[float] | None = None,
@@ -49,6 +52,7 @@ class ZeDODataModule(PoseDataModule):
             train=train,
             val=val,
             test=test,
+            predict=predict,
             batch_size=batch_size,
             num_workers=num_workers,
             train_weights=train_weights,
@@ -68,18 +72,13 @@ class ZeDODataModule(PoseDataModule):
             raise ValueError("data.train: anchors are chosen from training poses, but there is no training set")
         return self.train_set.__getitems__(range(len(self.train_set)))["joints_rel"]
 
-    def actions(self, name: str) -> list[str]:
-        """Names of the actions of a validation or test set, sorted; its groups under protocols that average them."""
-        dataset = {**self.val_sets, **self.test_sets}[name]
-        return sorted(set(dataset.__getitems__(range(len(dataset))).get("action", [])))
-
     def on_after_batch_transfer(self, batch: PoseSample, dataloader_idx: int) -> PoseSample:
         """Augments training batches: mirror x with left and right exchanged, then a random rotation."""
         if self.trainer is None or not self.trainer.training:
             return batch
         joints = batch["joints_rel"]
         draw = torch.rand(2, len(joints), 1, 1, device=joints.device)
-        joints = torch.where(draw[0] < self.flip_prob, flip_joints(joints, self.train_set.joint_set), joints)
+        joints = torch.where(draw[0] < self.flip_prob, flip_joints(joints, self.joint_set), joints)
         rotated = rotate_joints(joints, random_rotmat((len(joints),), device=joints.device, dtype=joints.dtype))
         joints = torch.where(draw[1] < self.rotate_prob, rotated, joints)
         return cast(PoseSample, {**batch, "joints_rel": joints})

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -103,6 +103,22 @@ class ZeDO(LightningModule):
         self.val_metrics = nn.ModuleDict()
         self.test_metrics = nn.ModuleDict()
 
+    @classmethod
+    def pretrained(cls, weights: str = "cmu", **kwargs: Any) -> Self:
+        """A model with shipped weights (or a safetensors file's), ready to be called, without a Trainer.
+
+        Args:
+            weights: As the argument of the class.
+            **kwargs: Other arguments of the class.
+
+        Raises:
+            FileNotFoundError: No such weights.
+            ValueError: The file is broken or does not fit.
+        """
+        model = cls(weights=weights, **kwargs)
+        model._load()
+        return model.eval()
+
     def forward(self, batch: PoseSample) -> ZeDOResult:
         """Algorithm 1 for a batch of 2D poses.
 
@@ -145,8 +161,7 @@ class ZeDO(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Loads the weights, computes K-means anchors for training, makes one metric per validation and test set."""
-        if self.weights is not None:
-            load_weights(resolve_weights(self.weights, Path(__file__).parent), self, METHOD)
+        self._load()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if stage == "fit":
             poses = data.training_poses()
@@ -209,9 +224,13 @@ class ZeDO(LightningModule):
         """Refuses other methods' checkpoints."""
         check_stamp(checkpoint, METHOD)
 
+    def _load(self) -> None:
+        if self.weights is not None:
+            load_weights(resolve_weights(self.weights, Path(__file__).parent), self, METHOD)
+
     def _score(self, batch: PoseSample, metrics: nn.ModuleDict, name: str) -> dict[str, Tensor]:
         result = self(batch)
-        action = batch.get("action")
+        action = batch.get("action") if self.protocol.averaging == "action" else None
         chosen = result.joints_rel[torch.arange(len(result.best)), result.best][:, None]
         for rule, pred in (("hypotheses", result.joints_rel), ("chosen", chosen)):
             metrics[name][rule].update(pred, batch["joints_rel"], group=action)

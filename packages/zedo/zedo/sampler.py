@@ -30,7 +30,9 @@ class InitialPose:
         rotation_axes: Which of the camera's axes the anchor may turn about. ``"z"`` is the optical axis: the turn is in
             the picture plane, not a change of heading.
         keypoints: Joints whose pixels count; None for all. A person with fewer than three of them visible counts all.
-        depth: Distance of the pelvis from the camera at scale 1, metres.
+        depth: Distance of the pelvis from the camera at scale 1, metres. None estimates it for each person, as the
+            ratio of the anchor's extent to the keypoints' (weak perspective), for people at any distance. Deviation:
+            the release has one number per data set.
         scale_range: Bounds of the factor on that distance (``T_min <= T_0 <= T_max``).
         num_steps: Adam steps.
         lr: Adam's learning rate.
@@ -39,7 +41,7 @@ class InitialPose:
     enabled: bool = True
     rotation_axes: str = "z"
     keypoints: tuple[int, ...] | None = (0, 1, 4)
-    depth: float = 3.0
+    depth: float | None = 3.0
     scale_range: tuple[float, float] = (0.5, 2.0)
     num_steps: int = 500
     lr: float = 0.1
@@ -49,7 +51,7 @@ class InitialPose:
             raise ValueError(f"rotation_axes must name camera axes out of 'xyz', got {self.rotation_axes!r}")
         if not 0 < self.scale_range[0] <= self.scale_range[1]:
             raise ValueError(f"scale_range must be 0 < min <= max, got {self.scale_range}")
-        if self.depth <= 0 or self.num_steps < 0 or self.lr <= 0:
+        if (self.depth is not None and self.depth <= 0) or self.num_steps < 0 or self.lr <= 0:
             raise ValueError(f"depth and lr must be positive and num_steps not negative, got {self}")
 
 
@@ -85,6 +87,10 @@ class Loop:
             raise ValueError(f"num_iterations and warmup must not be negative, got {self}")
         if not 0 < self.t_end <= self.t_start <= 1:
             raise ValueError(f"need 0 < t_end <= t_start <= 1, got t_start={self.t_start}, t_end={self.t_end}")
+        if self.dt is not None and self.dt <= 0:
+            raise ValueError(f"dt must be positive, got {self.dt}")
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError(f"chunk must be at least 1, got {self.chunk}")
 
 
 @dataclass(frozen=True)
@@ -143,9 +149,9 @@ def initial_poses(
     counted[list(settings.keypoints) if settings.keypoints is not None else slice(None)] = True
     used = target.visible & counted
     used = torch.where(used.sum(-1, keepdim=True) >= 3, used, target.visible)
-    weight = used / used.sum(-1, keepdim=True).clamp(min=1)
+    weight = used.to(anchors.dtype) / used.sum(-1, keepdim=True).clamp(min=1)
     # What the translation's ray goes through: the pelvis, or the mean of the visible joints.
-    hung_on = target.visible / target.visible.sum(-1, keepdim=True).clamp(min=1)
+    hung_on = target.visible.to(anchors.dtype) / target.visible.sum(-1, keepdim=True).clamp(min=1)
     root = torch.zeros_like(hung_on)
     root[:, target.root] = 1
     hung_on = torch.where(target.visible[:, target.root, None], root, hung_on)
@@ -161,13 +167,17 @@ def initial_poses(
     free[0] = 1.0 if settings.enabled and settings.rotation_axes else 0.0
     free[1:] *= float(settings.enabled)
 
+    depth = torch.full_like(scale, settings.depth) if settings.depth is not None else _weak_depth(anchors, target)
+
     def place(quat: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         rotmat = quat_wxyz_to_rotmat(quat)
-        depth = settings.depth * scale.clamp(*settings.scale_range)
-        return rotmat, ray * depth[..., None] - (rotmat @ hook[..., None])[..., 0]
+        distance = depth * scale.clamp(*settings.scale_range)
+        return rotmat, ray * distance[..., None] - (rotmat @ hook[..., None])[..., 0]
 
     with torch.inference_mode(False), torch.enable_grad():
         quat, scale = quat.clone().requires_grad_(), scale.clone().requires_grad_()
+        # Clones, because autograd refuses tensors that were made in the caller's inference mode.
+        ray, hook, depth = ray.clone(), hook.clone(), depth.clone()
         # Gather the joints that count for anybody once: outside them the weight is zero.
         columns = used.any(0).nonzero()[:, 0]
         points, pixels = anchors[:, columns].clone(), target.joints_2d_px[:, None, columns].clone()
@@ -182,6 +192,20 @@ def initial_poses(
             optimiser.step()
     rotmat, transl = place(quat.detach(), scale.detach())
     return anchors @ rotmat.mT, transl
+
+
+def _weak_depth(
+    anchors: Float[Tensor, "hypotheses joints 3"], target: Target
+) -> Float[Tensor, "people hypotheses"]:
+    """Distance at which an anchor spreads over the picture as far as the visible keypoints do; between 0.5 and 100 m."""
+    weight = target.visible[:, None, :, None] / target.visible.sum(-1).clamp(min=1)[:, None, None, None]
+
+    def spread(points: Tensor) -> Tensor:
+        centred = points - (points * weight).sum(-2, keepdim=True)
+        return (centred.square() * weight).sum((-2, -1)).sqrt()
+
+    on_plane = (target.rays[..., :2] / target.rays[..., 2:])[:, None]
+    return (spread(anchors[None, ..., :2]) / spread(on_plane).clamp(min=1e-6)).clamp(0.5, 100)
 
 
 def translation_solver(target: Target) -> Float[Tensor, "people 3 joints_times_3"]:

@@ -155,7 +155,7 @@ def test_jsonargparse_makes_factories_from_yaml(tmp_path: Path) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(PoseDataModule, "data")
     settings = "data:" + YAML.format(root=tmp_path).replace("\n", "\n  ")
-    data = parser.instantiate_classes(parser.parse_string(settings)).data
+    data = parser.instantiate(parser.parse_string(settings)).data
     assert isinstance(data, PoseDataModule)
     data.setup("fit")
     assert data.train_set is not None

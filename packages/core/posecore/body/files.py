@@ -106,7 +106,7 @@ def load_body_model(
             under their official names or smplx's (``basicmodel_neutral_lbs_10_207_0_v1.1.0.pkl``,
             ``SMPL_NEUTRAL.npz``; upper and lower case are the same), also below ``smpl``, ``models`` and
             ``smpl/models``. None is the open body.
-        gender: Which file of a folder; for the open body, which mean body. A file is taken as it is.
+        gender: Which file of a folder. A file is taken as it is, and the open body is neutral.
         num_betas: Keeps this many shape components (SMPL 1.1 has 300); None keeps all.
         dtype: Floating-point type of the arrays.
 
@@ -118,12 +118,12 @@ def load_body_model(
         raise ValueError(f"gender is {gender!r}; valid are {', '.join(map(repr, get_args(Gender)))}")
     if num_betas is not None and num_betas < 1:
         raise ValueError(f"num_betas is {num_betas}; it must be at least 1, or None for all")
+    if path is None and gender != "neutral":
+        raise ValueError(f"gender is {gender!r}, but the open body is neutral; give the path of a {gender} body model")
     file = OPEN_BODY if path is None else _find(Path(path), gender)
     content = load_npz(file) if file.suffix.lower() == ".npz" else load_pickle(file, ("chumpy.*", "scipy.sparse.*"))
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds a {type(content).__name__}, not the arrays of a body model")
-    if path is None and gender != "neutral":
-        content["v_template"] = content[f"v_template_{gender}"]
     return _body_model(file, content, num_betas, dtype)
 
 
@@ -201,8 +201,9 @@ def _landmarks(content: Mapping[str, Any], num_vertices: int) -> dict[str, int]:
 
 def _snake_case(name: str) -> str:
     """``"LBigToe"`` and ``"lear"``, smplx's spellings, as ``"l_big_toe"`` and ``"l_ear"``."""
-    sided = re.fullmatch(r"([lr])_?(eye|ear|heel|big_?toe|small_?toe)", name.lower())
-    return f"{sided[1]}_{sided[2].replace('_', '').replace('toe', '_toe')}" if sided else name.lower()
+    part = r"eye|ear|heel|(?:big|small)_?toe|thumb|index|middle|ring|pinky"
+    sided = re.fullmatch(rf"([lr])_?({part})", name.lower())
+    return f"{sided[1]}_{re.sub('_?toe', '_toe', sided[2])}" if sided else name.lower()
 
 
 def _dense(file: Path, key: str, value: Any) -> np.ndarray:

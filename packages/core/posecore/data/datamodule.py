@@ -4,13 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, Sampler, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset
 
+from posecore.body.skeletons import get_joint_set
 from posecore.data.base import PoseDataset
 from posecore.data.cmu_mocap import HOW_TO_OBTAIN
-from posecore.data.mixing import JoinedDataset
+from posecore.data.keypoint_dataset import KeypointDataset, KeypointInput
+from posecore.data.mixing import EpochSampler, JoinedDataset
 from posecore.data.sample import PoseSample
 
 DatasetFactory = Callable[[Path], PoseDataset]
@@ -28,11 +29,13 @@ class PoseDataModule(LightningDataModule):
         train: training sets, joined.
         val: validation sets by name.
         test: test sets by name.
+        predict: what `predict` reads; its people come as samples of ``joint_set``.
         batch_size: samples per batch, of every loader.
         num_workers: worker processes of every loader. Batches are made by indexing tables, so 0 is fast.
         train_weights: share of each training set in the samples of an epoch, in place of shares by size; the epoch
             keeps its length, rows are drawn with replacement.
         seed: seed of the order of training samples.
+        joint_set: name of the joint set that the method works in; every dataset must have it.
     """
 
     def __init__(
@@ -41,10 +44,12 @@ class PoseDataModule(LightningDataModule):
         train: list[Callable[[Path], PoseDataset]] | None = None,
         val: dict[str, Callable[[Path], PoseDataset]] | None = None,
         test: dict[str, Callable[[Path], PoseDataset]] | None = None,
+        predict: KeypointInput | None = None,
         batch_size: int = 256,
         num_workers: int = 0,
         train_weights: list[float] | None = None,
         seed: int = 0,
+        joint_set: str = "h36m17",
     ) -> None:
         super().__init__()
         if batch_size < 1 or num_workers < 0:
@@ -59,6 +64,8 @@ class PoseDataModule(LightningDataModule):
                 f"got {train_weights}"
             )
         self.root = root
+        self.predict = predict
+        self.joint_set = get_joint_set(joint_set)
         self.factories: dict[str, Any] = {"train": list(train or []), "val": dict(val or {}), "test": dict(test or {})}
         self.val_names = list(val or {})
         self.test_names = list(test or {})
@@ -69,12 +76,14 @@ class PoseDataModule(LightningDataModule):
         self.train_set: JoinedDataset | None = None
         self.val_sets: dict[str, PoseDataset] = {}
         self.test_sets: dict[str, PoseDataset] = {}
+        self.predict_set: KeypointDataset | None = None
 
     def setup(self, stage: str) -> None:
         """Builds what the stage needs, once.
 
         Raises:
             FileNotFoundError: if a dataset's files are not below ``root``.
+            ValueError: if a dataset has another joint set, or there is nothing to predict.
         """
         if stage == "fit" and self.train_set is None and self.factories["train"]:
             self.train_set = JoinedDataset([self._build("train", make) for make in self.factories["train"]])
@@ -82,6 +91,10 @@ class PoseDataModule(LightningDataModule):
             self.val_sets = {name: self._build(f"val.{name}", make) for name, make in self.factories["val"].items()}
         if stage == "test" and not self.test_sets:
             self.test_sets = {name: self._build(f"test.{name}", make) for name, make in self.factories["test"].items()}
+        if stage == "predict" and self.predict_set is None:
+            if self.predict is None:
+                raise ValueError("data.predict.keypoints: `predict` needs a keypoint file")
+            self.predict_set = self.predict.dataset(self.joint_set.name)
 
     def train_dataloader(self) -> DataLoader[PoseSample]:
         """Shuffled training batches; the last, smaller one is dropped. The order depends on seed and epoch alone.
@@ -93,15 +106,9 @@ class PoseDataModule(LightningDataModule):
             raise ValueError("train: no training sets; name at least one factory, and call setup('fit')")
         if len(self.train_set) < self.batch_size:
             raise ValueError(f"batch_size: {self.batch_size} is more than the {len(self.train_set)} training samples")
-        generator = torch.Generator().manual_seed(self.seed)
-        sampler: Sampler[int] | None = None
-        if self.train_weights is not None:
-            sizes = [len(dataset) for dataset in self.train_set.datasets]
-            rows = [torch.full((n,), w / n) for n, w in zip(sizes, self.train_weights, strict=True)]
-            sampler = WeightedRandomSampler(torch.cat(rows).tolist(), len(self.train_set), generator=generator)
-        return self._loader(
-            self.train_set, sampler=sampler, shuffle=sampler is None, drop_last=True, generator=generator
-        )
+        sizes = [len(dataset) for dataset in self.train_set.datasets]
+        sampler = EpochSampler(sizes, self.train_weights, self.seed)
+        return self._loader(self.train_set, sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> list[DataLoader[PoseSample]]:
         """One loader per entry of ``val_names``."""
@@ -111,14 +118,28 @@ class PoseDataModule(LightningDataModule):
         """One loader per entry of ``test_names``."""
         return [self._loader(self.test_sets[name]) for name in self.test_names]
 
+    def predict_dataloader(self) -> DataLoader[PoseSample]:
+        """The people of the keypoint file, in the file's order."""
+        if self.predict_set is None:
+            raise ValueError("predict: nothing to predict; give a KeypointInput, and call setup('predict')")
+        return self._loader(self.predict_set)
+
+    def actions(self, name: str) -> list[str]:
+        """Names of the actions of a validation or test set, sorted; empty where its samples name none."""
+        dataset = (self.val_sets | self.test_sets)[name]
+        return sorted(set(dataset.__getitems__(range(len(dataset))).get("action", [])))
+
     def _build(self, name: str, make: DatasetFactory) -> PoseDataset:
         try:
-            return make(self.root)
+            dataset = make(self.root)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"data.{name}: {error}. Set data.root (now {self.root}) to the folder that holds the data"
                 + ("" if HOW_TO_OBTAIN in str(error) else f". {HOW_TO_OBTAIN}")
             ) from error
+        if dataset.joint_set != self.joint_set:
+            raise ValueError(f"data.{name}: has the joints of {dataset.joint_set.name}, not of {self.joint_set.name}")
+        return dataset
 
     def _loader(self, dataset: Dataset[PoseSample], **options: Any) -> DataLoader[PoseSample]:
         return DataLoader(

@@ -1,8 +1,9 @@
 """Rotations, cameras and alignment: plain functions on batched tensors."""
 
-from posecore.geometry.alignment import SimilarityTransform, align, procrustes
+from posecore.geometry.alignment import SimilarityTransform, align, nearest_rotation, procrustes
 from posecore.geometry.camera import (
     MIN_DEPTH,
+    LensModel,
     backproject_rays,
     cam_to_world,
     crop_intrinsics,
@@ -37,6 +38,7 @@ from posecore.geometry.rotation import (
 
 __all__ = [
     "MIN_DEPTH",
+    "LensModel",
     "Rot6dOrder",
     "SimilarityTransform",
     "align",
@@ -52,6 +54,7 @@ __all__ = [
     "full_to_weak_camera",
     "geodesic_distance",
     "intrinsics",
+    "nearest_rotation",
     "normalize_points",
     "procrustes",
     "project",

@@ -11,8 +11,8 @@ from posecore.geometry.precision import full_precision
 from posecore.geometry.rotation import quat_wxyz_to_rotmat
 
 # All on matrices of Frobenius norm 1.
-_NEWTON_STEPS = 12
-_MIN_DETERMINACY = 1e-2  # below, the closed form loses digits and the eigensolver takes over; a pose has 0.1 to 2
+_NEWTON_STEPS = 16
+_MIN_DETERMINACY = 1e-3  # from here on the closed form is good to 1e-10; people have 0.05 to 2
 _GRADIENT_DAMPING = 1e-6  # pairwise sums of singular values below this no longer raise the gradient
 
 
@@ -61,17 +61,25 @@ def procrustes(
         reflection: Allow a mirror image (determinant -1) where it fits better.
 
     Raises:
-        ValueError: If there are no points.
+        ValueError: If there are no points, or not as many on both sides.
 
     References:
-        Umeyama, Least-squares estimation of transformation parameters between two point patterns, PAMI 1991, Eq. (40-42).
+        Umeyama, Least-squares estimation of transformation parameters between two point patterns, PAMI 1991,
+        Eq. (40-42); the rotation by :func:`nearest_rotation` in place of the SVD.
     """
-    if source.shape[-2] == 0:
-        raise ValueError(f"source has shape {tuple(source.shape)}; valid are 1 point or more")
-    share = _shares(weights, source)
-    source_mean, source_centered, source_variance = _center(source, share)
-    target_mean, target_centered, target_variance = _center(target, share)
-    covariance = target_centered.transpose(-1, -2) @ (share * source_centered)
+    if source.shape[-2] == 0 or source.shape[-2] != target.shape[-2]:
+        raise ValueError(
+            f"source has {source.shape[-2]} points and target {target.shape[-2]}; valid is one number above 0 for both"
+        )
+    if weights is not None:
+        total = weights.sum(dim=-1, keepdim=True)
+        weights = (weights / torch.where(total > 0, total, 1)).unsqueeze(-1)
+    source_mean, source_centered, source_variance = _center(source, weights)
+    target_mean, target_centered, target_variance = _center(target, weights)
+    if weights is None:
+        covariance = target_centered.transpose(-1, -2) @ source_centered / source.shape[-2]
+    else:
+        covariance = target_centered.transpose(-1, -2) @ (weights * source_centered)
     at_one_place = (source_variance == 0) | (target_variance == 0)
     covariance = torch.where(at_one_place[..., None, None], 0, covariance)
 
@@ -104,22 +112,20 @@ def align(
     return procrustes(source, target, weights, scale, reflection).apply(source)
 
 
-def _shares(weights: Tensor | None, source: Tensor) -> Tensor | float:
-    """Weights that sum to 1 along the points (to 0 where all are 0), ready to multiply points."""
-    if weights is None:
-        return 1 / source.shape[-2]
-    total = weights.sum(dim=-1, keepdim=True)
-    return (weights / torch.where(total > 0, total, 1)).unsqueeze(-1)
+def _center(points: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (dimension kept), points about it, and variance, which is exactly 0 where only rounding spreads the points.
 
-
-def _center(points: Tensor, share: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (kept dimension), points about it, and variance, exactly 0 where only rounding spreads the points."""
-    mean = points.mean(dim=-2, keepdim=True) if isinstance(share, float) else (share * points).sum(-2, keepdim=True)
+    Weights sum to 1 along the points, or are all 0.
+    """
+    mean = points.mean(dim=-2, keepdim=True) if weights is None else (weights * points).sum(dim=-2, keepdim=True)
     centered = points - mean
-    variance = (share * centered.square()).sum(dim=(-1, -2))
+    if weights is None:
+        variance = centered.square().sum(dim=(-1, -2)) / points.shape[-2]
+    else:
+        variance = (weights * centered.square()).sum(dim=(-1, -2))
     rounding = 8 * torch.finfo(points.dtype).eps
-    spread = variance.detach() > rounding**2 * mean.detach().square().sum(dim=(-1, -2))
-    return mean, centered, torch.where(spread, variance, 0)
+    is_spread = variance.detach() > rounding**2 * mean.detach().square().sum(dim=(-1, -2))
+    return mean, centered, torch.where(is_spread, variance, 0)
 
 
 @full_precision
@@ -129,7 +135,7 @@ def nearest_rotation(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*bat
     Zeros give the identity. Where several rotations are equally near, the smallest one among them is returned and the
     gradient, which has no limit there, is damped. All derivatives are exact elsewhere, also for equal singular values.
     """
-    rotation: Tensor = _NearestRotation.apply(matrix)  # type: ignore[no-untyped-call]
+    rotation: Tensor = _NearestRotation.apply(matrix)
     return rotation
 
 
@@ -143,19 +149,20 @@ class _NearestRotation(torch.autograd.Function):
         ctx.save_for_backward(*inputs, output)
 
     @staticmethod
-    def backward(ctx: Any, grad_rotation: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad_rotation: Tensor) -> Tensor:
         """With M = R S: dR = R [w]x, (tr(S) I - S) w = vee(R^T dM - dM^T R); here its adjoint."""
         matrix, rotation = ctx.saved_tensors
-        rotation, grad_rotation = rotation.double(), grad_rotation.double()
-        norm = torch.linalg.matrix_norm(matrix, keepdim=True).double()
-        stretch = rotation.transpose(-1, -2) @ _unit_norm(matrix.double())
+        dtype = matrix.dtype
+        matrix, rotation, grad_rotation = matrix.double(), rotation.double(), grad_rotation.double()
+        norm = torch.linalg.matrix_norm(matrix, keepdim=True)
+        stretch = rotation.transpose(-1, -2) @ _unit_norm(matrix)
         eye = torch.eye(3, dtype=torch.float64, device=matrix.device)
         system = stretch.diagonal(dim1=-2, dim2=-1).sum(dim=-1)[..., None, None] * eye - stretch
         damped = system.transpose(-1, -2) @ system + _GRADIENT_DAMPING**2 * eye
         torque = system.transpose(-1, -2) @ _vee(rotation.transpose(-1, -2) @ grad_rotation).unsqueeze(-1)
         turn = torch.linalg.solve(damped, torque).squeeze(-1)
-        grad = rotation @ _hat(turn) / torch.where(norm > 0, norm, torch.inf)
-        return grad.to(matrix.dtype)
+        grad: Tensor = rotation @ _hat(turn) / torch.where(norm > 0, norm, torch.inf)
+        return grad.to(dtype)
 
 
 def _vee(matrix: Tensor) -> Tensor:
@@ -168,14 +175,15 @@ def _hat(vector: Tensor) -> Tensor:
     """Matrix of the cross product with a vector."""
     x, y, z = vector.unbind(dim=-1)
     zero = torch.zeros_like(x)
-    return torch.stack((zero, -z, y, z, zero, -x, -y, x, zero), dim=-1).unflatten(-1, (3, 3))
+    return torch.stack((zero, -z, y, z, zero, -x, -y, x, zero), dim=-1).reshape(*x.shape, 3, 3)
 
 
 def _solve_rotation(matrix: Tensor) -> Tensor:
     """Closed form of Markley's "fast optimal attitude matrix" in float64, and an eigensolver where that loses digits.
 
-    With singular values s1 >= s2 >= |s3|, the last one signed as det(M), ``largest`` = s1 + s2 + s3 is the largest root of
-    a quartic in M's invariants, and ``determinacy`` = (s1 + s2) (s2 + s3) (s3 + s1) tells how unique the answer is.
+    With singular values s1 >= s2 >= |s3|, the last one signed as det(M), ``largest`` = s1 + s2 + s3 is the largest
+    root of a quartic in M's invariants, and ``determinacy`` = (s1 + s2) (s2 + s3) (s3 + s1) tells how unique the
+    answer is.
 
     References:
         Markley, Attitude determination using vector observations: a fast optimal matrix algorithm, 1993, Eq. (14-22).
@@ -200,7 +208,8 @@ def _solve_rotation(matrix: Tensor) -> Tensor:
     determinacy = kappa * largest - determinant
     rotation = (kappa + 1)[..., None, None] * unit + largest[..., None, None] * cofactors - cubed
     rotation = rotation / determinacy[..., None, None]
-    hard = ~((determinacy > _MIN_DETERMINACY) & (step.abs() < 1e-12))
+    # What is not a number stays so; the eigensolver would stop the whole batch for it.
+    hard = ~((determinacy > _MIN_DETERMINACY) & (step.abs() < 1e-12)) & constant.isfinite()
     if hard.any():
         rotation[hard] = _smallest_best_rotation(unit[hard], 8 * torch.finfo(matrix.dtype).eps)
     return rotation.to(matrix.dtype)
@@ -209,13 +218,13 @@ def _solve_rotation(matrix: Tensor) -> Tensor:
 def _smallest_best_rotation(unit: Tensor, tolerance: float) -> Tensor:
     """The best rotation as an eigenvector of Horn's 4x4 matrix; among equally good ones that of the smallest angle."""
     (a, b, c), (d, e, f), (g, h, i) = (row.unbind(dim=-1) for row in unit.unbind(dim=-2))
-    horn = torch.stack(
-        (a + e + i, h - f, c - g, d - b)
-        + (h - f, a - e - i, b + d, c + g)
-        + (c - g, b + d, e - a - i, f + h)
-        + (d - b, c + g, f + h, i - a - e),
-        dim=-1,
-    ).unflatten(-1, (4, 4))
+    horn_rows = (
+        (a + e + i, h - f, c - g, d - b),
+        (h - f, a - e - i, b + d, c + g),
+        (c - g, b + d, e - a - i, f + h),
+        (d - b, c + g, f + h, i - a - e),
+    )
+    horn = torch.stack([torch.stack(row, dim=-1) for row in horn_rows], dim=-2)
     eigenvalues, eigenvectors = torch.linalg.eigh(horn)
     # Projected onto the best quaternions, (1, 0, 0, 0) gives the one of the smallest angle; if that has no share
     # there, all best rotations are half turns and any will do.

@@ -1,9 +1,11 @@
 """Pinhole and weak-perspective cameras, lens distortion, and image crops.
 
-Camera frame: x right, y down, z forward, metres. Pixels: x right, y down, continuous, (0, 0) is the top left *corner* of
-the image, so that an image of width W spans [0, W] and crops scale without half-pixel shifts.
+Camera frame: x right, y down, z forward, metres. Pixels: x right, y down, continuous, (0, 0) is the top left *corner*
+of the image, so that an image of width W spans [0, W] and crops scale without half-pixel shifts.
 Batch dimensions broadcast: one camera may serve a whole batch. Half-precision inputs are raised to float32.
 """
+
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -11,25 +13,26 @@ from torch import Tensor
 
 from posecore.geometry.precision import full_precision
 
+LensModel = Literal["human36m", "opencv"]
+
 MIN_DEPTH = 1e-3  # metres; nothing that a camera sees is nearer
 
 
 @full_precision
-def intrinsics(
-    focal_length: Float[Tensor, "*#batch"] | Float[Tensor, "*#batch 2"], center: Float[Tensor, "*#batch 2"]
-) -> Float[Tensor, "*#batch 3 3"]:
+def intrinsics(focal_length: Float[Tensor, "..."], center: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 3 3"]:
     """Builds K from focal length and principal point in pixels.
 
     Args:
-        focal_length: One number, or one for x and one for y (it has as many dimensions as ``center`` then).
-        center: Principal point (x, y).
+        focal_length: One number per camera, which has fewer dimensions than ``center``, or (fx, fy) per camera, which
+            has as many. It may leave out leading batch dimensions, but not bring new ones.
+        center: Principal point (x, y), one per camera.
     """
     if focal_length.dim() < center.dim():
         focal_length = focal_length.unsqueeze(-1)
-    focal_length, center = torch.broadcast_tensors(focal_length, center)
+    focal_length = focal_length.expand_as(center)
     zero, one = torch.zeros_like(center[..., 0]), torch.ones_like(center[..., 0])
     rows = (focal_length[..., 0], zero, center[..., 0], zero, focal_length[..., 1], center[..., 1], zero, zero, one)
-    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+    return torch.stack(rows, dim=-1).reshape(*zero.shape, 3, 3)
 
 
 @full_precision
@@ -56,8 +59,8 @@ def cam_to_world(
 def project(points_cam: Float[Tensor, "*#batch n 3"], K: Float[Tensor, "*#batch 3 3"]) -> Float[Tensor, "*#batch n 2"]:
     """Projects points of the camera frame to pixels.
 
-    Depths below ``MIN_DEPTH`` (1 mm), so also points behind the camera, are taken as ``MIN_DEPTH``: the result is finite,
-    lies on the side of the image where the point is, far outside, and passes no gradient to the depth.
+    Depths below ``MIN_DEPTH`` (1 mm), so also points behind the camera, are taken as ``MIN_DEPTH``: the result is
+    finite, lies on the side of the image where the point is, far outside, and passes no gradient to the depth.
 
     Args:
         points_cam: Metres, camera frame.
@@ -72,7 +75,8 @@ def denormalize_points(
     points_norm: Float[Tensor, "*#batch n 2"], K: Float[Tensor, "*#batch 3 3"]
 ) -> Float[Tensor, "*#batch n 2"]:
     """Image plane at depth 1 to pixels."""
-    return points_norm @ K[..., :2, :2].transpose(-1, -2) + K[..., None, :2, 2]
+    points_2d_px: Tensor = points_norm @ K[..., :2, :2].transpose(-1, -2) + K[..., None, :2, 2]
+    return points_2d_px
 
 
 @full_precision
@@ -92,27 +96,38 @@ def backproject_rays(
     """Unit vectors, in the camera frame, from the camera's centre through pixels."""
     points_norm = normalize_points(points_2d_px, K)
     rays = torch.cat((points_norm, torch.ones_like(points_norm[..., :1])), dim=-1)
-    return rays / torch.linalg.vector_norm(rays, dim=-1, keepdim=True)
+    return torch.nn.functional.normalize(rays, dim=-1)
 
 
 @full_precision
 def distort(
-    points_norm: Float[Tensor, "*#batch n 2"], k: Float[Tensor, "*#batch 3"], p: Float[Tensor, "*#batch 2"]
+    points_norm: Float[Tensor, "*#batch n 2"],
+    k: Float[Tensor, "*#batch 3"],
+    p: Float[Tensor, "*#batch 2"],
+    model: LensModel = "human36m",
 ) -> Float[Tensor, "*#batch n 2"]:
-    """Bends ideal image points as the lens does: three radial and two tangential terms (Brown).
+    """Bends ideal image points as the lens does, with three radial and two tangential terms.
+
+    With r the distance from the middle, (x, y) goes to (x, y) (1 + k1 r^2 + k2 r^4 + k3 r^6 + c (p1 y + p2 x)) +
+    (p2, p1) r^2, where c is 2 in OpenCV and 1 in Human3.6M. (VideoPose3D swaps p1 and p2 against Human3.6M's own code.)
 
     Args:
         points_norm: Points on the image plane at depth 1 (not pixels).
         k: Radial (k1, k2, k3).
-        p: Tangential (p1, p2). OpenCV's vector is (k1, k2, p1, p2, k3).
+        p: Tangential (p1, p2). OpenCV's vector lists them as (k1, k2, p1, p2, k3).
+        model: Whose formula the numbers were calibrated with.
+
+    Raises:
+        ValueError: If ``model`` is not one of the two.
     """
-    k, p = k.unsqueeze(-2), p.unsqueeze(-2)
+    _check_model(model)
+    k, p_swapped = k.unsqueeze(-2), p.flip(-1).unsqueeze(-2)
     r2 = points_norm.square().sum(dim=-1, keepdim=True)
     radial = 1 + r2 * (k[..., :1] + r2 * (k[..., 1:2] + r2 * k[..., 2:]))
-    # x: 2 p1 x y + p2 (r^2 + 2 x^2);  y: p1 (r^2 + 2 y^2) + 2 p2 x y
-    swapped = p.flip(-1)
-    tangential = 2 * (points_norm * swapped).sum(dim=-1, keepdim=True)
-    return points_norm * (radial + tangential) + swapped * r2
+    tangential = (points_norm * p_swapped).sum(dim=-1, keepdim=True)
+    if model == "opencv":
+        tangential = 2 * tangential
+    return points_norm * (radial + tangential) + p_swapped * r2
 
 
 @full_precision
@@ -120,6 +135,7 @@ def undistort(
     points_norm: Float[Tensor, "*#batch n 2"],
     k: Float[Tensor, "*#batch 3"],
     p: Float[Tensor, "*#batch 2"],
+    model: LensModel = "human36m",
     tolerance: float = 1e-6,
     max_iterations: int = 50,
 ) -> Float[Tensor, "*#batch n 2"]:
@@ -129,27 +145,36 @@ def undistort(
         points_norm: Bent points on the image plane at depth 1.
         k: Radial (k1, k2, k3).
         p: Tangential (p1, p2).
-        tolerance: The iteration ends when no point's error on the image plane exceeds this.
+        model: Whose formula the numbers were calibrated with, see :func:`distort`.
+        tolerance: The iteration ends when no point, bent again, misses its place on the image plane by more than this.
         max_iterations: It also ends after this many steps.
 
     Returns:
-        The ideal points. Points so far out that the lens model bends them back have none; they come back unchanged.
+        The ideal points. Points so far out that no ideal point is bent there, or that the iteration does not find, come
+        back as they are.
 
     Raises:
-        ValueError: If ``tolerance`` or ``max_iterations`` is not positive.
+        ValueError: If ``model`` is unknown, or ``tolerance`` or ``max_iterations`` not positive.
     """
-    if tolerance <= 0 or max_iterations < 1:
-        raise ValueError(
-            f"tolerance is {tolerance} and max_iterations {max_iterations}; valid are numbers above 0 and from 1"
-        )
+    _check_model(model)
+    if tolerance <= 0:
+        raise ValueError(f"tolerance is {tolerance}; valid are lengths above 0")
+    if max_iterations < 1:
+        raise ValueError(f"max_iterations is {max_iterations}; valid are 1 or more")
     ideal = points_norm
     for _ in range(max_iterations):
-        error = distort(ideal, k, p) - points_norm
+        error = distort(ideal, k, p, model) - points_norm
+        if (error.abs() <= tolerance).all():
+            return ideal
         ideal = ideal - error
-        if not (error.abs() > tolerance).any():
-            break
-    converged = (distort(ideal, k, p) - points_norm).abs().amax(dim=-1, keepdim=True) <= tolerance
-    return torch.where(converged, ideal, points_norm)
+    error = distort(ideal, k, p, model) - points_norm
+    found = (error.abs() <= tolerance).all(dim=-1, keepdim=True)  # not a number compares as not found
+    return torch.where(found, ideal, points_norm)
+
+
+def _check_model(model: str) -> None:
+    if model not in get_args(LensModel):
+        raise ValueError(f"model is {model!r}; valid are {', '.join(map(repr, get_args(LensModel)))}")
 
 
 @full_precision
@@ -171,7 +196,7 @@ def weak_to_full_translation(
     center: Float[Tensor, "*#batch 2"],
     box_size: Float[Tensor, "*#batch"],
     image_size: Float[Tensor, "*#batch 2"],
-    focal_length: Float[Tensor, "*#batch"] | float,
+    focal_length: Float[Tensor, "*#batch"] | float | int,
 ) -> Float[Tensor, "*#batch 3"]:
     """Turns a crop's weak-perspective camera into the person's translation before the whole image's camera.
 
@@ -200,9 +225,9 @@ def full_to_weak_camera(
     center: Float[Tensor, "*#batch 2"],
     box_size: Float[Tensor, "*#batch"],
     image_size: Float[Tensor, "*#batch 2"],
-    focal_length: Float[Tensor, "*#batch"] | float,
+    focal_length: Float[Tensor, "*#batch"] | float | int,
 ) -> Float[Tensor, "*#batch 3"]:
-    """Undoes :func:`weak_to_full_translation`: from a translation (metres, depth above 0) to (s, tx, ty) of the crop."""
+    """Undoes :func:`weak_to_full_translation`: translation (metres, depth above 0) to the crop's (s, tx, ty)."""
     pixels_per_metre = focal_length / translation[..., 2]
     scale = 2 * pixels_per_metre / box_size
     shift = translation[..., :2] - (center - image_size / 2) / pixels_per_metre.unsqueeze(-1)
@@ -215,7 +240,7 @@ def crop_keypoints(
     points_2d_px: Float[Tensor, "*#batch n 2"],
     center: Float[Tensor, "*#batch 2"],
     box_size: Float[Tensor, "*#batch"],
-    extent: float = 1.0,
+    extent: float | int = 1.0,
 ) -> Float[Tensor, "*#batch n 2"]:
     """Image pixels to coordinates of a square crop, whose edges lie at -``extent`` and +``extent``.
 
@@ -237,7 +262,7 @@ def uncrop_keypoints(
     points_crop: Float[Tensor, "*#batch n 2"],
     center: Float[Tensor, "*#batch 2"],
     box_size: Float[Tensor, "*#batch"],
-    extent: float = 1.0,
+    extent: float | int = 1.0,
 ) -> Float[Tensor, "*#batch n 2"]:
     """Undoes :func:`crop_keypoints`: from crop coordinates in [-extent, extent] to pixels of the image.
 
@@ -248,7 +273,7 @@ def uncrop_keypoints(
     return points_crop * (box_size[..., None, None] / (2 * extent)) + center.unsqueeze(-2)
 
 
-def _check_extent(extent: float) -> None:
+def _check_extent(extent: float | int) -> None:
     if extent <= 0:
         raise ValueError(f"extent is {extent}; valid are numbers above 0, such as 1 or 0.5")
 
@@ -258,7 +283,7 @@ def crop_intrinsics(
     K: Float[Tensor, "*#batch 3 3"],
     center: Float[Tensor, "*#batch 2"],
     box_size: Float[Tensor, "*#batch"],
-    crop_size: float,
+    crop_size: float | int,
 ) -> Float[Tensor, "*#batch 3 3"]:
     """K of the camera that sees only the crop, resized to ``crop_size`` pixels a side.
 

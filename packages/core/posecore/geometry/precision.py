@@ -1,3 +1,5 @@
+"""Keeps geometry out of half precision."""
+
 import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -13,8 +15,8 @@ def full_precision(function: Callable[P, T]) -> Callable[P, T]:
     """Runs a geometric function in float32 or better, inside autocast too.
 
     Autocast turns matrix products into bfloat16 or float16, whose 3 digits mean centimetres on a person 5 m away and
-    several pixels on a photo. The decorated function runs with autocast off on its inputs' device; half-precision inputs
-    are raised to float32 (so is the result, as for PyTorch's own float32 operations); float32 and float64 stay.
+    several pixels on a photo. The decorated function runs with autocast off on its inputs' device; half-precision
+    inputs are raised to float32 (so is the result, as for PyTorch's own float32 operations); the rest stays as it is.
     """
 
     @functools.wraps(function)

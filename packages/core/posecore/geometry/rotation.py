@@ -94,7 +94,7 @@ def axis_angle_to_rotmat(axis_angle: Float[Tensor, "*batch 3"]) -> Float[Tensor,
 
 @full_precision
 def rotmat_to_axis_angle(rotmat: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
-    """Matrix to axis times angle, the angle in [0, pi]. At pi, where both signs of the axis are right, either may come."""
+    """Matrix to axis times angle, the angle in [0, pi]; at pi, where both signs of the axis are right, either one."""
     axis_angle: Tensor = roma.rotmat_to_rotvec(rotmat)
     return axis_angle
 
@@ -168,7 +168,7 @@ def random_rotmat(
 
 @full_precision
 def slerp(
-    a: Float[Tensor, "*#batch 3 3"], b: Float[Tensor, "*#batch 3 3"], t: Float[Tensor, "*#batch"] | float
+    a: Float[Tensor, "*#batch 3 3"], b: Float[Tensor, "*#batch 3 3"], t: Float[Tensor, "*#batch"] | float | int
 ) -> Float[Tensor, "*#batch 3 3"]:
     """Turns from ``a`` (t = 0) to ``b`` (t = 1) with constant speed on the shortest way; batches broadcast.
 

@@ -1,0 +1,8 @@
+"""Callbacks and optimiser pieces that more than one method uses."""
+
+from posecore.training.ema import EMA
+from posecore.training.metrics_file import MetricsFile
+from posecore.training.pose_panels import PosePanels
+from posecore.training.prediction_writer import PredictionWriter
+
+__all__ = ["EMA", "MetricsFile", "PosePanels", "PredictionWriter"]
