@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from posecore.geometry.camera import project
-from posecore.geometry.rotation import geodesic_distance, random_rotmat, rotmat_to_axis_angle
+from posecore.geometry.rotation import rotmat_to_axis_angle
 from zedo.network import ScoreNetwork
 from zedo.prior import Backbone, DenoisingSteps, Perturbed, ScoreBackbone, make_backbone
 from zedo.sampler import (
@@ -133,9 +133,7 @@ def plain_zedo(
 def each(function: Callable[..., tuple[np.ndarray, np.ndarray]], anchors: Tensor, target: Target) -> list[Tensor]:
     """Runs ``function(anchor, pixels, conf, K)`` for every person and hypothesis; stacks poses and translations."""
     people = [(target.joints_2d_px[i], target.confidence[i], target.K[i]) for i in range(len(target.K))]
-    results = [
-        function(*(x.double().numpy() for x in (anchor, *person))) for person in people for anchor in anchors
-    ]
+    results = [function(*(x.double().numpy() for x in (anchor, *person))) for person in people for anchor in anchors]
     shape = (len(people), len(anchors))
     return [torch.from_numpy(np.stack(part)).unflatten(0, shape) for part in zip(*results, strict=True)]
 
@@ -168,10 +166,13 @@ def make_target(people: int, dtype: torch.dtype = torch.float64, noise_px: float
 
 
 def small_network(dtype: torch.dtype = torch.float64) -> ScoreNetwork:
-    """A network with fixed random weights, whose output is not small."""
+    """A network with fixed random weights, whose output is not small.
+
+    With groups of fewer than four channels an untrained network has steps that tell float32 from float64.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        network = ScoreNetwork(JOINTS, hidden_dim=64, embed_dim=32).eval().to(dtype)
+        network = ScoreNetwork(JOINTS, hidden_dim=128, embed_dim=32).eval().to(dtype)
     with torch.no_grad():
         network.head.weight.mul_(5)
     return network
@@ -231,7 +232,7 @@ def test_initial_poses_turn_about_the_named_axes_only(axes: str) -> None:
     turn = torch.linalg.lstsq(anchors.expand(2, -1, -1, -1), poses).solution.mT
     axis_angle = rotmat_to_axis_angle(turn)
     fixed = [i for i in range(3) if "xyz"[i] not in axes]
-    assert axis_angle[..., fixed].abs().max() < 1e-9 if len(axes) == 1 else axis_angle[..., 0].abs().max() < 0.2
+    assert axis_angle[..., fixed].abs().max() < 1e-9
     assert axis_angle.norm(dim=-1).min() > 1e-3
 
 
@@ -244,6 +245,23 @@ def test_scale_stays_in_its_range() -> None:
         target = Target(pixels, torch.ones(1, JOINTS, dtype=torch.float64), K)
         _, transl = initial_poses(anchors, target, settings)
         torch.testing.assert_close(transl.norm(dim=-1), torch.full_like(transl[..., 0], expected))
+
+
+@pytest.mark.parametrize("distance", [4.0, 12.0, 40.0])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_depth_is_estimated_where_not_given(distance: float, dtype: torch.dtype) -> None:
+    anchors, K = make_anchors(2), make_target(1).K
+    pixels = project(anchors[:1] + torch.tensor([0.2, -0.3, distance], dtype=torch.float64), K)
+    confidence = torch.ones(1, JOINTS, dtype=dtype)
+    confidence[:, 5] = 0
+    pixels[:, 5] = 9999.0  # not found, so it says nothing about the extent either
+    target = Target(pixels.to(dtype), confidence, K.to(dtype))
+    _, transl = initial_poses(anchors.to(dtype), target, InitialPose(depth=None, num_steps=0))
+    assert transl[0, 0].norm().item() == pytest.approx(distance, rel=0.15)
+    seen = [j for j in range(JOINTS) if j != 5]
+    on_plane = (target.rays / target.rays[..., 2:])[0, seen, :2].double().numpy()
+    spread = [np.sqrt(points.var(axis=0).sum()) for points in (anchors[1, seen, :2].numpy(), on_plane)]
+    assert transl[0, 1].norm().item() == pytest.approx(spread[0] / spread[1], rel=1e-4)
 
 
 def test_disabled_initial_pose_leaves_the_anchor_unturned() -> None:
@@ -280,9 +298,7 @@ def test_optimise_equals_the_plain_algorithm(dtype: torch.dtype, tolerance: floa
     anchors = anchors.float().double()
     initial, loop = InitialPose(num_steps=30), Loop(num_iterations=60, score_factor=score_factor)
     network = small_network()
-    result = optimise(
-        small_network(dtype), ScoreBackbone(), anchors.to(dtype), cast(target, dtype), initial, loop
-    )
+    result = optimise(small_network(dtype), ScoreBackbone(), anchors.to(dtype), cast(target, dtype), initial, loop)
     poses, transl = each(lambda *args: plain_zedo(network, *args, initial, 60, score_factor), anchors, target)
     assert result.joints_rel.dtype == dtype
     torch.testing.assert_close(result.joints_rel.double(), poses, atol=tolerance, rtol=0)
@@ -359,12 +375,11 @@ def test_few_visible_joints_are_finite(visible: tuple[int, ...], dtype: torch.dt
     confidence[0, list(visible)] = 0.7
     confidence[1] = target.confidence[1]
     args = (InitialPose(num_steps=30), Loop(num_iterations=30))
-    result = optimise(
-        small_network(dtype), ScoreBackbone(), anchors, replace(target, confidence=confidence), *args
-    )
+    result = optimise(small_network(dtype), ScoreBackbone(), anchors, replace(target, confidence=confidence), *args)
     assert all(part.isfinite().all() for part in result)
     assert result.joints_rel.abs().max() < 10
-    assert (result.transl[0, :, 2] > 0.5).all()  # never at the camera's centre
+    if visible:
+        assert (result.transl[0, :, 2] > 0.5).all()  # never at the camera's centre
     # The other person does not notice.
     alone = optimise(small_network(dtype), ScoreBackbone(), anchors, rows(target, slice(1, 2)), *args)
     torch.testing.assert_close(result.joints_rel[1:], alone.joints_rel, atol=1e-3, rtol=0)
@@ -419,15 +434,10 @@ def test_projection_to_rays_is_the_nearest_point() -> None:
 
 @pytest.mark.parametrize("num_iterations", [1, 4, 25])
 def test_without_a_prior_the_keypoints_are_met(num_iterations: int) -> None:
-    target = make_target(3)
-    result = optimise(
-        small_network(),
-        NoPrior(),
-        make_anchors(2),
-        target,
-        InitialPose(num_steps=20),
-        Loop(num_iterations=num_iterations),
-    )
+    target = make_target(1)
+    anchors = make_anchors(1, seed=1) + 0.1 * make_anchors(3)
+    loop = Loop(num_iterations=num_iterations)
+    result = optimise(small_network(), NoPrior(), anchors, target, InitialPose(num_steps=20), loop)
     distance = project(result.joints_rel + result.transl[..., None, :], target.K[:, None])
     distance = (distance - target.joints_2d_px[:, None]).norm(dim=-1)
     assert distance.masked_fill(~target.visible[:, None], 0).max() < 1e-6
@@ -531,7 +541,13 @@ def test_memory_decides_the_chunks() -> None:
         initial = InitialPose(num_steps=0)
         target, backbone = make_target(3), NoPrior()
         optimise(
-            small_network(), backbone, make_anchors(2), target, initial, loop, progress=lambda done, _: calls.append(done)
+            small_network(),
+            backbone,
+            make_anchors(2),
+            target,
+            initial,
+            loop,
+            progress=lambda done, _: calls.append(done),
         )
         return len(calls)
 
@@ -571,19 +587,6 @@ def test_runs_inside_inference_mode_and_keeps_its_inputs() -> None:
     assert all(map(torch.equal, before, (anchors, target.joints_2d_px, target.confidence, target.K)))
 
 
-def test_a_turned_truth_is_recovered_better_than_it_starts() -> None:
-    """The closed form and the rays bring a wrong depth back when the pose is right."""
-    truth, target = make_anchors(1, seed=1), make_target(1, noise_px=0)
-    turn = random_rotmat((1,), torch.Generator().manual_seed(0), dtype=torch.float64)
-    assert geodesic_distance(turn, torch.eye(3, dtype=torch.float64)).item() > 0.5
-    right = optimise(small_network(), NoPrior(), truth, target, InitialPose(num_steps=0), Loop(num_iterations=100))
-    wrong = optimise(
-        small_network(), NoPrior(), truth @ turn.mT, target, InitialPose(num_steps=0), Loop(num_iterations=100)
-    )
-    error = [(r.joints_rel[0, 0] - truth[0]).norm(dim=-1).mean().item() for r in (right, wrong)]
-    assert error[0] < 0.5 * error[1]
-
-
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
@@ -592,7 +595,7 @@ def test_a_turned_truth_is_recovered_better_than_it_starts() -> None:
         ({"scale_range": (2.0, 1.0)}, "scale_range"),
         ({"depth": 0.0}, "depth and lr must be positive and num_steps not negative"),
         ({"num_steps": -1}, "num_steps not negative"),
-        ({"lr": 0.0}, "lr must be positive"),
+        ({"lr": 0.0}, "depth and lr must be positive"),
     ],
 )
 def test_initial_pose_refuses(settings: dict[str, object], match: str) -> None:

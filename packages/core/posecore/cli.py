@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,11 +35,15 @@ def run(
     Returns:
         The finished CLI, with ``trainer``, ``model`` and ``datamodule``.
     """
+    # Lightning 2.6 calls a deprecated function of PyTorch at every start; nothing a user could act on.
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     try:
+        if args is None:
+            sys.argv[1:] = find_configs(sys.argv[1:], configs)
         return _CLI(
             module,
             datamodule,
-            args=find_configs(list(sys.argv[1:] if args is None else args), configs),
+            args=None if args is None else find_configs(list(args), configs),
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},

@@ -6,6 +6,7 @@ The people are the open body's Human3.6M joints, turned and jittered; nothing of
 import json
 import pickle
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,14 @@ from posecore.body.smpl import SMPLLayer
 
 _CAMERAS = ("54138969", "55011271", "58860488", "60457274")
 _FROM_32 = [0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27]
+_SHIFT_PX = np.array([2.0, 0.0])  # The error of all detections.
 _ORDER_3DPW = [5, 2, 6, 3, 11, 14, 12, 15, 13, 16, 1, 4, 8, 10, 0, 7, 9]  # Joint i of the file is H36M-17's.
 
 
 def people(count: int, seed: int = 0) -> np.ndarray:
     """``count`` poses (count, 17, 3) of H36M-17, metres, y up, pelvis near the origin."""
     generator = np.random.default_rng(seed)
-    model = load_body_model()
-    assert model.J_regressor_h36m is not None
-    rest = (model.J_regressor_h36m @ model.v_template).double().numpy()
-    rest -= rest[0]
-    turned = rest @ _turns(generator.uniform(-np.pi, np.pi, count)).transpose(0, 2, 1)
+    turned = _rest_joints() @ _turns(generator.uniform(-np.pi, np.pi, count)).transpose(0, 2, 1)
     jitter = 0.03 * generator.standard_normal((count, 17, 3))
     return np.asarray(turned + jitter + 0.3 * generator.standard_normal((count, 1, 3)))
 
@@ -47,7 +45,8 @@ def write_human36m(
     """
     generator = np.random.default_rng(1)
     root.mkdir(parents=True, exist_ok=True)
-    intrinsics, extrinsics = {}, {subject: {} for subject in subjects}
+    intrinsics: dict[str, Any] = {}
+    extrinsics: dict[str, dict[str, Any]] = {subject: {} for subject in subjects}
     for number, camera in enumerate(_CAMERAS):
         K = [[1145.0 + number, 0.0, 512.5 - number], [0.0, 1143.0 - number, 515.4 + number], [0.0, 0.0, 1.0]]
         intrinsics[camera] = {"calibration_matrix": K, "distortion": [-0.2, 0.24, -0.001, -0.001, -0.003]}
@@ -70,7 +69,8 @@ def write_human36m(
             for camera in _CAMERAS:
                 place = extrinsics[subject][camera]
                 cam = world @ np.array(place["R"]).T + np.array(place["t"])[:, 0] / 1000
-                views.append((_project(cam, np.array(intrinsics[camera]["calibration_matrix"])) + [2, 0]).astype("f4"))
+                exact = _project(cam, np.array(intrinsics[camera]["calibration_matrix"]))
+                views.append((exact + _SHIFT_PX).astype(np.float32))
             detected[subject][clip] = views
     np.savez_compressed(root / "data_3d_h36m.npz", positions_3d=np.array(positions, dtype=object))
     without_nose = [j for j in range(17) if j != H36M_17.index("neck_nose")]
@@ -126,12 +126,12 @@ def write_zedo_files(root: Path, rows: int = 72) -> dict[str, np.ndarray]:
                 "action": 1 + i % 7,
             }
         )
-    detected = {"joint3d_image": image + [2, 0], "confidence": np.linspace(0, 1.02, rows * 17).reshape(rows, 17, 1)}
+    detected = {"joint3d_image": image + _SHIFT_PX, "confidence": np.linspace(0, 1.02, rows * 17).reshape(rows, 17, 1)}
     _dump(h36m, root / "h36m" / "h36m_test.pkl")
     _dump({"train": {}, "test": detected}, root / "h36m" / "h36m_sh_dt_ft.pkl")
     _dump(mpii3d, root / "3dhp" / "mpii3d_test.pkl")
 
-    # Hands of the file's order: joint i of the file is joint _ORDER_3DPW[i] of H36M-17; a fourth column is confidence.
+    # Joint i of the file is joint _ORDER_3DPW[i] of H36M-17; a fourth column is confidence.
     relative = joints - joints[:, :1]
     np.savez_compressed(
         root / "3dpw" / "pw3d_test.npz",
@@ -208,7 +208,7 @@ def write_threedpw(
         folder = root / "sequenceFiles" / split
         folder.mkdir(parents=True, exist_ok=True)
         genders, valid = ["m", "f"], np.ones((2, frames), dtype=np.uint8)
-        valid[0, 2], valid[1, 5:] = 0, 0
+        valid[0, 2:3], valid[1, 5:] = 0, 0
         poses = 0.3 * generator.standard_normal((2, frames, 72))
         trans = 0.2 * generator.standard_normal((2, frames, 3))
         betas = generator.standard_normal((2, num_betas))
@@ -246,7 +246,6 @@ def _write_bodies(folder: Path, left_first: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(7)
     model = load_body_model()
-    assert model.J_regressor_h36m is not None
     joints = (model.J_regressor @ model.v_template).double().numpy()
     parents = model.parents.numpy()
     tetrahedron = 0.05 * np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
@@ -270,6 +269,14 @@ def _write_bodies(folder: Path, left_first: bool) -> None:
             kintree_table=np.stack((np.where(parents < 0, 2**32 - 1, parents), np.arange(24))),
             f=np.arange(96).reshape(-1, 3),
         )
+
+
+@cache
+def _rest_joints() -> np.ndarray:
+    model = load_body_model()
+    assert model.J_regressor_h36m is not None
+    rest = (model.J_regressor_h36m @ model.v_template).double().numpy()
+    return np.asarray(rest - rest[0])
 
 
 def _mpi_joints(joint_set: JointSet, frames: int, seed: int) -> np.ndarray:

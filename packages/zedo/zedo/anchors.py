@@ -50,7 +50,8 @@ def kmeans_poses(
         centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
     order = cluster.bincount(minlength=num_clusters).argsort(descending=True, stable=True)
     centres = centres[order].unflatten(-1, poses.shape[1:])
-    return centres - centres[:, root, None]
+    anchors: Tensor = centres - centres[:, root, None]
+    return anchors
 
 
 def random_poses(

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from posecore.data.sample import PoseSample
 from posecore.metrics.pose import ProtocolMetric
-from posecore.metrics.protocols import Protocol, get_protocol
+from posecore.metrics.protocols import get_protocol
 from posecore.training.checkpoints import check_stamp, load_weights, resolve_weights, stamp
 from posecore.training.progress import progress_bar
 from posecore.training.schedules import warmup_schedule
@@ -169,7 +169,11 @@ class ZeDO(LightningModule):
                 getattr(self, f"anchors_{count}").copy_(kmeans_poses(poses, count, self._generator()))
         for sets, metrics in ((data.val_sets, self.val_metrics), (data.test_sets, self.test_metrics)):
             for name in sets:
-                metrics[name] = _set_metrics(self.protocol, data.actions(name))
+                groups = data.actions(name) if self.protocol.averaging == "action" else None
+                metrics[f"{name}/"] = ProtocolMetric(self.protocol, groups)
+                # The hypothesis that disagrees least with the picture; choosing it needs no truth.
+                chosen = dataclasses.replace(self.protocol, hypotheses="first")
+                metrics[f"{name}/chosen_"] = ProtocolMetric(chosen, groups)
 
     def training_step(self, batch: PoseSample, batch_idx: int) -> Tensor:
         """Eq. (3) on augmented root-relative poses; no 2D keypoint or camera is seen."""
@@ -232,28 +236,15 @@ class ZeDO(LightningModule):
         result = self(batch)
         action = batch.get("action") if self.protocol.averaging == "action" else None
         chosen = result.joints_rel[torch.arange(len(result.best)), result.best][:, None]
-        for rule, pred in (("hypotheses", result.joints_rel), ("chosen", chosen)):
-            metrics[name][rule].update(pred, batch["joints_rel"], group=action)
+        for rule, pred in (("", result.joints_rel), ("chosen_", chosen)):
+            cast(ProtocolMetric, metrics[f"{name}/{rule}"]).update(pred, batch["joints_rel"], group=action)
         return {"joints_rel": result.joints_rel, "best": result.best}
 
     def _log_scores(self, metrics: nn.ModuleDict, stage: str) -> None:
-        for name, rules in metrics.items():
-            for rule, prefix in (("hypotheses", ""), ("chosen", "chosen_")):
-                scores = {f"{stage}/{name}/{prefix}{key}": value for key, value in rules[rule].compute().items()}
-                self.log_dict(scores, add_dataloader_idx=False)
-                rules[rule].reset()
+        for path, metric in metrics.items():
+            scores = cast(ProtocolMetric, metric).compute()
+            self.log_dict({f"{stage}/{path}{key}": value for key, value in scores.items()}, add_dataloader_idx=False)
+            cast(ProtocolMetric, metric).reset()
 
     def _generator(self, offset: int = 0) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed + offset)
-
-
-def _set_metrics(protocol: Protocol, actions: list[str]) -> nn.ModuleDict:
-    """The metrics of one data set: by the protocol's rule over hypotheses, and of the chosen hypothesis alone.
-
-    The chosen one disagrees least with the picture; choosing it needs no truth.
-    """
-    groups = actions if protocol.averaging == "action" else None
-    chosen = dataclasses.replace(protocol, hypotheses="first")
-    return nn.ModuleDict(
-        {"hypotheses": ProtocolMetric(protocol, groups=groups), "chosen": ProtocolMetric(chosen, groups=groups)}
-    )

@@ -5,7 +5,7 @@ The paper gives no layer list; the layout is GFPose's unconditional one, which Z
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +88,7 @@ class ScoreNetwork(nn.Module):
             lambda h, layer=layer, time_layer=time_layer: layer(h) + time_layer(emb)
             for layer, time_layer in zip(self.layers, self.time_layers, strict=True)
         ]
-        return self._trunk(x_t.flatten(-2), [*steps, self.head]).unflatten(-1, (self.num_joints, 3))
+        return self._trunk(x_t, [*steps, self.head])
 
     def time_path(self, label: Float[Tensor, "*levels"]) -> TimePath:
         """Computes once what a fixed list of noise levels adds to the hidden layers (40 % of the network's work)."""
@@ -118,24 +118,23 @@ class ScoreNetwork(nn.Module):
                 lambda h, product=product, bias=bias: product(h, bias[i])
                 for product, bias in zip(products[:-1], biases, strict=True)
             ]
-            noise = self._trunk(x_t.flatten(-2), [*steps, lambda h: products[-1](h, self.head.bias)])
-            return noise.unflatten(-1, (self.num_joints, 3))
+            return self._trunk(x_t, [*steps, lambda h: products[-1](h, self.head.bias)])
 
         return denoise
 
-    def _trunk(self, x: Tensor, layers: list[Callable[[Tensor], Tensor]]) -> Tensor:
+    def _trunk(self, x_t: Tensor, layers: list[Callable[[Tensor], Tensor]]) -> Tensor:
         """From the flattened pose to the noise estimate; a layer adds what the noise level contributes itself."""
 
         def hidden(i: int, h: Tensor) -> Tensor:
-            norm = self.norms[i]
+            norm = cast(nn.GroupNorm, self.norms[i])
             pre = layers[i](h)
-            pre = F.group_norm(pre.reshape(-1, self.hidden_dim), NUM_GROUPS, norm.weight, norm.bias).view_as(pre)
-            return self.dropout(F.silu(pre))
+            normed = F.group_norm(pre.reshape(-1, self.hidden_dim), NUM_GROUPS, norm.weight, norm.bias).view_as(pre)
+            return cast(Tensor, self.dropout(F.silu(normed)))
 
-        h = hidden(0, x)
+        h = hidden(0, x_t.flatten(-2))
         h = h + hidden(2, hidden(1, h))
         h = h + hidden(4, hidden(3, h))
-        return layers[5](h)
+        return layers[5](h).reshape(*h.shape[:-1], self.num_joints, 3)
 
 
 def _packed_product(layer: nn.Linear) -> Callable[[Tensor, Tensor], Tensor]:

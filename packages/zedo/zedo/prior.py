@@ -76,7 +76,8 @@ class ScoreBackbone(Backbone):
 
     def perturb(self, x_0: Float[Tensor, "batch joints 3"], generator: torch.Generator | None = None) -> Perturbed:
         """x(t) of Eq. (1) at a uniform time, labelled ``999 t``."""
-        t = torch.rand(x_0.shape[0], generator=generator, device=x_0.device) * (1 - self.min_time) + self.min_time
+        uniform = torch.rand(x_0.shape[0], generator=generator, device=_device(x_0, generator)).to(x_0.device)
+        t = uniform * (1 - self.min_time) + self.min_time
         noise = _randn(x_0.shape, x_0, generator)
         return Perturbed(self.sde.perturb(x_0, t, noise), noise, t * 999)
 
@@ -119,7 +120,9 @@ class DiscreteBackbone(Backbone):
     def perturb(self, x_0: Float[Tensor, "batch joints 3"], generator: torch.Generator | None = None) -> Perturbed:
         """x_t at a uniform integer step, which is also the label."""
         schedule = self.schedule.to(x_0.device)
-        t = torch.randint(schedule.num_train_timesteps, (x_0.shape[0],), generator=generator, device=x_0.device)
+        device = _device(x_0, generator)
+        t = torch.randint(schedule.num_train_timesteps, (x_0.shape[0],), generator=generator, device=device)
+        t = t.to(x_0.device)
         noise = _randn(x_0.shape, x_0, generator)
         return Perturbed(schedule.q_sample(x_0, t, noise), noise, t.to(x_0.dtype))
 
@@ -211,5 +214,9 @@ def denoising_step(
 
 
 def _randn(shape: tuple[int, ...] | torch.Size, like: Tensor, generator: torch.Generator | None) -> Tensor:
-    device = like.device if generator is None else generator.device
-    return torch.randn(shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
+    return torch.randn(shape, generator=generator, device=_device(like, generator), dtype=like.dtype).to(like.device)
+
+
+def _device(like: Tensor, generator: torch.Generator | None) -> torch.device:
+    """Where to draw: a generator on the CPU serves tensors anywhere."""
+    return like.device if generator is None else generator.device

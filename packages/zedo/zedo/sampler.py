@@ -194,10 +194,8 @@ def initial_poses(
     return anchors @ rotmat.mT, transl
 
 
-def _weak_depth(
-    anchors: Float[Tensor, "hypotheses joints 3"], target: Target
-) -> Float[Tensor, "people hypotheses"]:
-    """Distance at which an anchor spreads over the picture as far as the visible keypoints do; between 0.5 and 100 m."""
+def _weak_depth(anchors: Float[Tensor, "hypotheses joints 3"], target: Target) -> Float[Tensor, "people hypotheses"]:
+    """Distance at which an anchor spreads over the picture as far as the visible keypoints do; 0.5 to 100 m."""
     weight = target.visible[:, None, :, None] / target.visible.sum(-1).clamp(min=1)[:, None, None, None]
 
     def spread(points: Tensor) -> Tensor:
@@ -219,7 +217,8 @@ def translation_solver(target: Target) -> Float[Tensor, "people 3 joints_times_3
     the normal equations, as in the release.
 
     Returns:
-        ``M`` with ``T = M vec(P)``; zeros for a person without two visible joints.
+        ``M`` with ``T = M vec(P)``. The shortest of all solutions for a person without two visible joints, whose
+        distance is not determined; `optimise` keeps the initial translation then.
     """
     rays = target.rays.double()
     u, v = (rays[..., :2] / rays[..., 2:]).unbind(-1)
@@ -309,9 +308,10 @@ def optimise(
             part = slice(start, start + chunk)
             P, T, who = poses[part], transl[part], row[part]
             M, rays, visible = solver[who], target.rays[who], target.visible[who][..., None]
+            solvable = visible.sum(1) >= 2
             for i in range(loop.num_iterations):
                 if i >= warmup:
-                    T = solve_translation(P, M)
+                    T = torch.where(solvable, solve_translation(P, M), T)
                 P = denoising_step(denoise, steps, project_to_rays(P, T, rays, visible), i, generator)
                 if progress is not None:
                     progress(start * loop.num_iterations + (i + 1) * len(P), len(row) * loop.num_iterations)
@@ -330,4 +330,5 @@ def reprojection_error(
     pixels = project(joints_rel + transl[..., None, :], target.K[:, None])
     distance = (pixels - target.joints_2d_px[:, None]).norm(dim=-1)
     weight = target.confidence[:, None]
-    return (distance * weight).sum(-1) / weight.sum(-1).clamp(min=1e-9)
+    mean: Tensor = (distance * weight).sum(-1) / weight.sum(-1).clamp(min=1e-9)
+    return mean

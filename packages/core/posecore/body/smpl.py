@@ -83,8 +83,8 @@ class SMPLLayer(nn.Module):
             model: The body; None takes the open body that is shipped.
             joints: Kinematic joints to return; None returns all.
             vertices: Vertices to return; None returns all.
-            regressor: More joints to return, as weighted sums of vertices; :meth:`BodyModel.landmark_regressor` gives
-                one that picks named vertices.
+            regressor: More joints to return, as weighted sums of posed vertices, one per row; rows sum to 1.
+                :meth:`BodyModel.landmark_regressor` gives one that picks named vertices.
 
         Raises:
             ValueError: An index is out of range, or the regressor is for another number of vertices.
@@ -210,7 +210,7 @@ class SMPLLayer(nn.Module):
         if transl is not None:
             shift = transl.expand(*batch, 3).reshape(-1, 1, 3)
             vertices, joints = vertices + shift, joints + shift
-        return SMPLOutput(vertices.unflatten(0, batch), joints.unflatten(0, batch))
+        return SMPLOutput(vertices.view(*batch, *vertices.shape[1:]), joints.view(*batch, *joints.shape[1:]))
 
     def _pose(
         self, betas: Float[Tensor, "#n betas"], rotmat: Float[Tensor, "n all_joints 3 3"]

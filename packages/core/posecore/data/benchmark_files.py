@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from posecore.body.skeletons import JointSet
 from posecore.data.sample import PoseSample
@@ -50,8 +51,8 @@ def check_shape(name: str, array: Any, shape: Sequence[int | None], path: Path) 
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {name} is no array of numbers: {error}") from error
     if values.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, values.shape, strict=True)):
-        wanted = ", ".join("any" if n is None else str(n) for n in shape)
-        raise ValueError(f"{path}: {name} has shape {values.shape}, expected ({wanted}): cut off, or another version")
+        found, wanted = (" x ".join("any" if n is None else str(n) for n in part) for part in (values.shape, shape))
+        raise ValueError(f"{path}: {name} has shape {found}, expected {wanted}: cut off, or another version")
     if not np.isfinite(values).all():
         raise ValueError(f"{path}: {name} holds values that are not finite numbers")
     return values
@@ -82,7 +83,7 @@ def camera_rows(
     joint_set: JointSet,
     joints_cam: Float[np.ndarray, "rows joints 3"],
     K: Float[np.ndarray, "rows 3 3"] | Float[np.ndarray, "3 3"],
-    image_size: Float[np.ndarray, "rows 2"] | Sequence[float],
+    image_size: Float[np.ndarray, "rows 2"] | Float[np.ndarray, "2"] | tuple[int, int],
     joints_2d_px: Float[np.ndarray, "rows joints 2"] | None = None,
     confidence: Float[np.ndarray, "rows joints"] | None = None,
 ) -> PoseSample:
@@ -100,20 +101,17 @@ def camera_rows(
         ``joints_cam joints_rel joints_2d_px joints_2d_true_px confidence K image_size``, float32, computed in float64.
     """
     rows = len(joints_cam)
-    joints = torch.from_numpy(np.ascontiguousarray(joints_cam, dtype=np.float64))
-    intrinsics = torch.from_numpy(np.ascontiguousarray(np.broadcast_to(K, (rows, 3, 3)), dtype=np.float64))
-    size = np.ascontiguousarray(np.broadcast_to(np.asarray(image_size, dtype=np.float32), (rows, 2)))
+    joints = _tensor(joints_cam, joints_cam.shape)
+    intrinsics = _tensor(K, (rows, 3, 3))
     exact = project(joints, intrinsics)
-    seen = exact if joints_2d_px is None else torch.from_numpy(np.ascontiguousarray(joints_2d_px))
-    certain = torch.ones(joints.shape[:2]) if confidence is None else torch.from_numpy(np.ascontiguousarray(confidence))
     return PoseSample(
         joints_cam=joints.float(),
         joints_rel=(joints - joints[:, list(joint_set.root)].mean(dim=1, keepdim=True)).float(),
-        joints_2d_px=seen.float().clone(),
-        confidence=certain.float(),
+        joints_2d_px=(exact.clone() if joints_2d_px is None else _tensor(joints_2d_px, exact.shape)).float(),
+        confidence=_tensor(1.0 if confidence is None else confidence, exact.shape[:2]).float(),
         joints_2d_true_px=exact.float(),
         K=intrinsics.float(),
-        image_size=torch.from_numpy(size),
+        image_size=_tensor(image_size, (rows, 2)).float(),
     )
 
 
@@ -135,7 +133,11 @@ def label_rows(
 def extrinsic_rows(rows: PoseSample, R_world_to_cam: np.ndarray, t_world_to_cam: np.ndarray) -> PoseSample:
     """Adds the camera's place: one for all rows or one each; translation in metres."""
     count = len(rows["joints_cam"])
-    rotation = np.ascontiguousarray(np.broadcast_to(R_world_to_cam, (count, 3, 3)), dtype=np.float32)
-    translation = np.ascontiguousarray(np.broadcast_to(t_world_to_cam, (count, 3)), dtype=np.float32)
-    rows["R_world_to_cam"], rows["t_world_to_cam"] = torch.from_numpy(rotation), torch.from_numpy(translation)
+    rows["R_world_to_cam"] = _tensor(R_world_to_cam, (count, 3, 3)).float()
+    rows["t_world_to_cam"] = _tensor(t_world_to_cam, (count, 3)).float()
     return rows
+
+
+def _tensor(values: Any, shape: Sequence[int]) -> Tensor:
+    """A float64 tensor of its own memory, repeated to ``shape``."""
+    return torch.from_numpy(np.array(np.broadcast_to(values, tuple(shape)), dtype=np.float64))

@@ -73,8 +73,9 @@ class ZeDOHuman36MTest(PoseTable):
             certain = check_shape("confidence", get_key(detected, "confidence", path_2d), (rows, 17, 1), path_2d)
             seen, confidence = seen[::stride, :, :2], certain[::stride, :, 0].clip(0, 1)
         cameras = _column(items, "camera_param", path)
+        K = _intrinsics(cameras, path)
         sizes = np.array([CAMERAS.get(str(camera.get("name")), (1000, 1000)) for camera in cameras], dtype=np.float64)
-        table = camera_rows(H36M_17, joints_mm / 1000, _intrinsics(cameras, path), sizes, seen, confidence)
+        table = camera_rows(H36M_17, joints_mm / 1000, K, sizes, seen, confidence)
         _label(
             table, _column(items, "image_path", path), _column(items, "action", path), dict(enumerate(ACTIONS, 2)), path
         )
@@ -163,10 +164,12 @@ class ZeDO3DPWTest(PoseTable):
         sizes = [
             check_shape(key, get_key(content, key, path), (rows,), path) for key in ("image_width", "image_height")
         ]
-        images = get_key(content, "image_path", path)[::stride]
+        images = list(get_key(content, "image_path", path))
+        if len(images) != rows:
+            raise ValueError(f"{path}: image_path names {len(images)} images, but there are {rows} poses")
         joints_cam = (relative + root_cam[:, None])[::stride]
         table = camera_rows(H36M_17, joints_cam, _pinhole(f, c)[::stride], np.stack(sizes, axis=1)[::stride])
-        _label(table, images, None, {}, path)
+        _label(table, images[::stride], None, {}, path)
         super().__init__(H36M_17, table)
 
 

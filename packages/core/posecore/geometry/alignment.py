@@ -236,6 +236,7 @@ def _smallest_best_rotation(unit: Tensor, tolerance: float) -> Tensor:
 
 
 def _unit_norm(matrix: Tensor) -> Tensor:
-    """The matrix divided by its Frobenius norm; zeros stay zeros."""
+    """The matrix divided by its Frobenius norm; a multiple of the identity for zeros."""
     norm = torch.linalg.matrix_norm(matrix, keepdim=True)
-    return matrix / torch.where(norm > 0, norm, 1)
+    identity = torch.eye(3, dtype=matrix.dtype, device=matrix.device) / math.sqrt(3)
+    return torch.where(norm == 0, identity, matrix / torch.where(norm == 0, 1, norm))

@@ -51,3 +51,8 @@ class EMA(WeightAveraging):
             for average, current in zip(self._average_model.module.buffers(), pl_module.buffers(), strict=True):
                 average.copy_(current)
         super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Restores the average when training resumes; a test needs nothing, its ``state_dict`` is the average."""
+        if self._average_model is not None:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)

@@ -1,0 +1,157 @@
+"""One contract over the methods, through the command line that users run: fit, validate, test, predict, resume."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+METHODS = ["zedo"]
+PHOTO = Path(__file__).parents[1] / "tools" / "demo_data" / "photographer"
+
+
+def command(method: str, *args: str | Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    """Runs a method as a user does, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", method, *map(str, args)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (done.returncode == 0) == ok, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path]:
+    """A method, the folder of its smoke run, and the run's last checkpoint."""
+    folder = tmp_path_factory.mktemp(request.param)
+    command(request.param, "fit", "--config", "smoke.yaml", "--trainer.default_root_dir", folder)
+    (checkpoint,) = folder.rglob("last.ckpt")
+    return request.param, folder, checkpoint
+
+
+def metrics_of(folder: Path) -> dict[str, float]:
+    (path,) = folder.rglob("metrics.json")
+    content = json.loads(path.read_text())
+    assert "joints of" in content["protocol"], "every number names its protocol"
+    metrics: dict[str, float] = content["metrics"]
+    return metrics
+
+
+def test_fit_logs_to_tensorboard(trained: tuple[str, Path, Path]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, folder, _ = trained
+    (run,) = folder.glob("lightning_logs/version_0")
+    events = EventAccumulator(str(run)).Reload()
+    tags = events.Tags()
+    assert any(tag.startswith("train/loss_") for tag in tags["scalars"])
+    assert any(tag.startswith("val/synthetic/mpjpe") for tag in tags["scalars"])
+    assert "val/synthetic/poses" in tags["images"]
+
+
+def test_checkpoint_gives_the_same_numbers_twice(trained: tuple[str, Path, Path], tmp_path: Path) -> None:
+    method, _, checkpoint = trained
+    results = []
+    for run in ("a", "b"):
+        args = ["--config", "smoke.yaml", "--ckpt_path", checkpoint, "--trainer.default_root_dir", tmp_path / run]
+        command(method, "test", *args)
+        results.append(metrics_of(tmp_path / run))
+    assert results[0] == results[1]
+    assert results[0]["test/synthetic/mpjpe"] > 0
+
+
+def test_validate_runs(trained: tuple[str, Path, Path], tmp_path: Path) -> None:
+    method, _, checkpoint = trained
+    done = command(
+        method, "validate", "--config", "smoke.yaml", "--ckpt_path", checkpoint, "--trainer.default_root_dir", tmp_path
+    )  # fmt: skip
+    assert "val/synthetic/mpjpe" in done.stdout
+
+
+def test_resume_continues_the_same_curve(trained: tuple[str, Path, Path], tmp_path: Path) -> None:
+    """Stopped after half of the steps and resumed, the weights end where the uninterrupted run's did."""
+    method, _, whole = trained
+    half = tmp_path / "half"
+    # The checkpoint in the middle comes from the same run of 4 steps, stopped there.
+    command(
+        method, "fit", "--config", "smoke.yaml", "--trainer.default_root_dir", half, "--trainer.max_steps", "4",
+        "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint",
+        "--trainer.callbacks.every_n_train_steps=2", "--trainer.callbacks.save_top_k=-1",
+        "--trainer.callbacks.filename=at-{step}",
+    )  # fmt: skip
+    (middle,) = half.rglob("at-step=2.ckpt")
+    resumed = tmp_path / "resumed"
+    command(
+        method, "fit", "--config", "smoke.yaml", "--trainer.default_root_dir", resumed, "--ckpt_path", middle
+    )  # fmt: skip
+    (end,) = resumed.rglob("last.ckpt")
+    expected = torch.load(whole, weights_only=True)["state_dict"]
+    found = torch.load(end, weights_only=True)["state_dict"]
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_predict_writes_what_users_take_away(trained: tuple[str, Path, Path], tmp_path: Path) -> None:
+    method, _, checkpoint = trained
+    args = [
+        "predict", "--config", "smoke.yaml", "--ckpt_path", checkpoint, "--trainer.default_root_dir", tmp_path,
+        "--data.predict.keypoints", PHOTO.with_suffix(".json"), "--data.predict.photo", PHOTO.with_suffix(".png"),
+        "--output.folder", tmp_path / "out",
+    ]  # fmt: skip
+    done = command(method, *args)
+    assert "focal length assumed" in done.stdout
+    content = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert content["people"][0]["camera"]["assumed"] is True
+    with np.load(tmp_path / "out" / "predictions.npz", allow_pickle=False) as arrays:
+        assert arrays["hypotheses"].shape[1:] == (3, 17, 3)
+        assert np.isfinite(arrays["hypotheses"]).all()
+    assert (tmp_path / "out" / "panel.png").stat().st_size > 10_000
+    before = (tmp_path / "out" / "predictions.json").read_bytes()
+    again = command(method, *args, ok=False)
+    assert "already holds" in again.stderr
+    assert (tmp_path / "out" / "predictions.json").read_bytes() == before, "an existing result is not touched"
+
+
+@pytest.mark.parametrize("case", ["corrupt", "foreign", "missing"])
+def test_a_wrong_checkpoint_is_one_clear_error(trained: tuple[str, Path, Path], tmp_path: Path, case: str) -> None:
+    method, _, checkpoint = trained
+    path = tmp_path / "wrong.ckpt"
+    if case == "corrupt":
+        path.write_bytes(checkpoint.read_bytes()[:1000])
+    elif case == "foreign":
+        content = torch.load(checkpoint, weights_only=True)
+        torch.save({**content, "humandiff_method": "another"}, path)
+    done = command(method, "test", "--config", "smoke.yaml", "--ckpt_path", path, ok=False)
+    assert "error: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "wrong.ckpt" in done.stderr or "another" in done.stderr
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--data.predict.keypoints", "nothing.json"], "nothing.json"),
+        ([], "data.predict.keypoints"),
+        (["--data.predict.keypoints", PHOTO.with_suffix(".json"), "--data.predict.photo", __file__], "not an image"),
+        (["--data.predict.keypoints", PHOTO.with_suffix(".json"), "--output.folder", __file__], "file in its place"),
+        (["--data.predict.keypoints", PHOTO.with_suffix(".json"), "--model.weights", "nobody"], "nobody"),
+    ],
+)
+def test_bad_input_is_one_clear_error(method: str, args: list[str | Path], says: str) -> None:
+    done = command(method, "predict", "--config", "open.yaml", *args, ok=False)
+    assert f"{says}" in done.stderr
+    assert "error: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_shipped_weights_load_and_say_what_they_are(method: str) -> None:
+    files = sorted((Path(__file__).parents[1] / "packages" / method / method / "weights").glob("*.safetensors"))
+    assert files
+    for path in files:
+        assert path.stat().st_size < 50e6
+        assert all(bool(torch.isfinite(value).all()) for value in load_file(path).values())

@@ -1,0 +1,187 @@
+"""`make demo`: ZeDO on a real photograph and on motion with known truth; numbers, pictures and a page to look at.
+
+    python tools/demo.py --output runs/demo [--overwrite] [--hypotheses 10] [--poses 60]
+
+Real motion capture joins where the environment variable HUMANDIFF_DATA names a folder that holds ``cmu_mocap/``, and a
+skier where it holds ``photos/``.
+"""
+
+import argparse
+import html
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from posecore.cli import run
+from posecore.data import CMUMocap, DetectorNoise, PoseDataset, PoseSample, SyntheticMotion
+from posecore.export.files import OutputFolder, write_bytes, write_text
+from posecore.metrics.protocols import evaluate, get_protocol
+from posecore.render.panels import figure_png, hypothesis_panel
+from zedo.data import ZeDODataModule
+from zedo.module import ZeDO
+from zedo.sampler import InitialPose, Target, initial_poses, reprojection_error
+
+ZEDO_CONFIGS = Path(__file__).parents[1] / "packages" / "zedo" / "zedo" / "configs"
+PHOTOGRAPHS = Path(__file__).parent / "demo_data"
+PROTOCOL = get_protocol("open_h36m17")
+
+
+def main() -> None:
+    """Runs the demo."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds something")
+    parser.add_argument("--hypotheses", type=int, default=10, help="S of the tests with known truth: 1, 10 or 50")
+    parser.add_argument("--poses", type=int, default=60, help="poses of each test with known truth")
+    args = parser.parse_args()
+    start = time.perf_counter()
+    try:
+        output = OutputFolder(args.output, args.overwrite)
+        real = os.environ.get("HUMANDIFF_DATA")
+        pictures = photographs(output, Path(real) if real else None)
+        rows = motion(output, Path(real) if real else None, args.hypotheses, args.poses)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    write_text(
+        output.file("metrics.json"), json.dumps({"protocol": PROTOCOL.describe(), "rows": rows}, indent=2) + "\n"
+    )
+    write_text(output.file("index.html"), page(pictures, rows))
+    print(f"\n{PROTOCOL.describe()}\n{table(rows)}\n")
+    print(f"{time.perf_counter() - start:.0f} seconds. Look at {args.output / 'index.html'}")
+
+
+def photographs(output: OutputFolder, real: Path | None) -> list[tuple[str, str, str]]:
+    """`zedo predict` on each photograph; (title, panel, command) of each."""
+    inputs = [
+        ("photographer", PHOTOGRAPHS / "photographer.json", PHOTOGRAPHS / "photographer.png"),
+        ("astronaut", PHOTOGRAPHS / "astronaut.json", PHOTOGRAPHS / "astronaut.png"),
+    ]
+    if real is not None and (real / "photos" / "skier.jpg").is_file():
+        inputs.append(("skier", real / "photos" / "skier_coco_keypoints.json", real / "photos" / "skier.jpg"))
+    done = []
+    for name, keypoints, photo in inputs:
+        args = ["predict", "--config", "open.yaml"]
+        args += ["--data.predict.keypoints", str(keypoints), "--data.predict.photo", str(photo)]
+        print(f"\nzedo {' '.join(args)}")
+        folder = output.path / name
+        run(ZeDO, ZeDODataModule, ZEDO_CONFIGS, [*args, "--output.folder", str(folder), "--output.overwrite", "true"])
+        shown = [part if part.startswith("-") else Path(part).name for part in args]
+        done.append((name, f"{name}/panel.png", f"zedo {' '.join(shown)}"))
+    return done
+
+
+def motion(output: OutputFolder, real: Path | None, hypotheses: int, poses: int) -> list[dict[str, str | float]]:
+    """ZeDO and trivial baselines on motion with known truth, with exact and with a detector's 2D."""
+    initial_pose = InitialPose(depth=None)
+    many = ZeDO.pretrained(num_hypotheses=hypotheses, initial_pose=initial_pose)
+    one = ZeDO.pretrained(num_hypotheses=1, initial_pose=initial_pose)
+    rows: list[dict[str, str | float]] = []
+    for noise_name, noise in (("exact 2D", None), ("detector-like 2D", DetectorNoise())):
+        for name, dataset in data_sets(real, noise).items():
+            step = max(1, len(dataset) // poses)
+            batch = dataset.__getitems__(range(0, step * poses, step)[: len(dataset)])
+            start = time.perf_counter()
+            with torch.inference_mode():
+                result, single = many(batch), one(batch)
+            seconds = time.perf_counter() - start
+            chosen = result.joints_rel[torch.arange(len(result.best)), result.best][:, None]
+            truth = batch["joints_rel"]
+            for method, pred in {
+                "mean pose": many.anchors_1.expand(len(truth), -1, -1, -1),
+                "nearest anchor": nearest_anchor(many, batch),
+                "ZeDO, S = 1": single.joints_rel,
+                f"ZeDO, S = {hypotheses}, chosen without truth": chosen,
+                f"ZeDO, S = {hypotheses}, best (minMPJPE)": result.joints_rel,
+            }.items():
+                scores = evaluate(PROTOCOL, pred.contiguous(), truth)
+                rows.append(
+                    {
+                        "data": f"{name}, {noise_name}",
+                        "method": method,
+                        "MPJPE mm": round(float(scores["mpjpe"].mean()), 1),
+                        "PA-MPJPE mm": round(float(scores["pa_mpjpe"].mean()), 1),
+                    }
+                )
+            print(f"{name}, {noise_name}: {len(truth)} poses x {hypotheses + 1} hypotheses in {seconds:.1f} s")
+            if noise is None:
+                figure = hypothesis_panel(
+                    None,
+                    batch["joints_2d_px"][:4],
+                    batch["confidence"][:4],
+                    result.joints_rel[:4],
+                    result.best[:4],
+                    dataset.joint_set,
+                    f"ZeDO on {name}, {noise_name}",
+                )
+                write_bytes(output.file(f"{name.replace(' ', '_')}.png"), figure_png(figure))
+    return rows
+
+
+def data_sets(real: Path | None, noise: DetectorNoise | None) -> dict[str, PoseDataset]:
+    """Synthetic motion, and the two CMU test sets where they are."""
+    sets: dict[str, PoseDataset] = {
+        "synthetic motion": SyntheticMotion(split="test", num_clips=28, stride=10, cameras="ring", noise=noise)
+    }
+    if real is not None and (real / "cmu_mocap").is_dir():
+        for split in ("test_subjects", "test_takes"):
+            sets[f"CMU {split}"] = CMUMocap(real, split, cameras="ring", noise=noise)
+    return sets
+
+
+def nearest_anchor(model: ZeDO, batch: PoseSample) -> Float[Tensor, "people 1 joints 3"]:
+    """The anchor that, turned and placed, lies closest to the keypoints; what ZeDO starts from, without its loop."""
+    target = Target(batch["joints_2d_px"], batch["confidence"], batch["K"])
+    poses, transl = initial_poses(model.anchors_50, target, model.initial_pose)
+    best = reprojection_error(poses, transl, target).argmin(-1)
+    return poses[torch.arange(len(best)), best][:, None]
+
+
+def table(rows: list[dict[str, str | float]]) -> str:
+    """The rows as text."""
+    columns = list(rows[0])
+    cells = [columns, *([str(row[column]) for column in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def page(pictures: list[tuple[str, str, str]], rows: list[dict[str, str | float]]) -> str:
+    """A page that shows every picture with the command that made it, and the table."""
+    figures = "".join(
+        f"<figure><img src='{panel}' alt='{name}: keypoints and 3D hypotheses'><figcaption><code>{html.escape(command)}"
+        f"</code> <a href='{name}/predictions.json'>JSON</a> <a href='{name}/predictions.npz'>npz</a></figcaption>"
+        "</figure>"
+        for name, panel, command in pictures
+    )
+    names = dict.fromkeys(str(row["data"]).rsplit(", ", 1)[0] for row in rows)
+    truths = "".join(f"<figure><img src='{n.replace(' ', '_')}.png' alt='{n}'></figure>" for n in names)
+    head = "".join(f"<th>{column}</th>" for column in rows[0])
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(v))}</td>" for v in row.values()) + "</tr>" for row in rows)
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>humandiff demo</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1400px; padding: 0 1rem; color: #1f2937 }}
+img {{ max-width: 100%; border: 1px solid #d1d5db; border-radius: 6px }} figure {{ margin: 1.5rem 0 }}
+table {{ border-collapse: collapse }}
+td, th {{ padding: .3rem .9rem; border-bottom: 1px solid #e5e7eb; text-align: left }}
+td:nth-child(n+3) {{ text-align: right; font-variant-numeric: tabular-nums }}
+</style>
+<h1>humandiff demo: ZeDO</h1>
+<p>2D keypoints in, many 3D poses out. The prior was trained on CMU motion capture; the cameras of the photographs are
+unknown, so a focal length was assumed (each panel says which).</p>
+{figures}
+<h2>Motion with known truth</h2>
+<p>Protocol {html.escape(PROTOCOL.describe())}.</p>
+<table><tr>{head}</tr>{body}</table>
+{truths}
+</html>
+"""
+
+
+if __name__ == "__main__":
+    main()
