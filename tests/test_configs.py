@@ -1,8 +1,10 @@
 """Every YAML file parses into its method's classes, and each default states the paper's numbers."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from posecore.training.prediction_writer import PredictionWriter
@@ -14,6 +16,7 @@ METHODS = {"zedo": (ZeDO, ZeDODataModule)}
 CONFIGS = sorted(path for method in METHODS for path in (PACKAGES / method / method / "configs").rglob("*.yaml"))
 
 
+@cache
 def parser_of(method: str) -> LightningArgumentParser:
     """The method's parser as the CLI builds it, without running anything."""
     module, datamodule = METHODS[method]
@@ -23,8 +26,6 @@ def parser_of(method: str) -> LightningArgumentParser:
     parser.add_lightning_class_args(module, "model")
     parser.add_lightning_class_args(datamodule, "data")
     parser.add_lightning_class_args(PredictionWriter, "output")
-    from lightning.pytorch import Trainer
-
     parser.add_lightning_class_args(Trainer, "trainer")
     return parser
 

@@ -63,7 +63,7 @@ class _CLI(LightningCLI):
 
 
 def find_configs(args: list[str], configs: Path) -> list[str]:
-    """Replaces every ``--config NAME`` that is no file by the method's own ``configs/NAME``.
+    """Replaces every ``--config NAME`` (or ``-c NAME``) that is no file by the method's own ``configs/NAME``.
 
     Raises:
         FileNotFoundError: There is no such file here or there; the message lists the method's own.
@@ -72,7 +72,7 @@ def find_configs(args: list[str], configs: Path) -> list[str]:
     for i, arg in enumerate(args):
         if arg.startswith("--config="):
             found.append("--config=" + _find(arg.removeprefix("--config="), configs))
-        elif i and args[i - 1] == "--config":
+        elif i and args[i - 1] in ("--config", "-c"):
             found.append(_find(arg, configs))
         else:
             found.append(arg)
@@ -80,7 +80,7 @@ def find_configs(args: list[str], configs: Path) -> list[str]:
 
 
 def _find(name: str, configs: Path) -> str:
-    if Path(name).is_file() or "\n" in name:
+    if "\n" in name or Path(name).is_file():
         return name
     for candidate in (configs / name, configs / f"{name}.yaml"):
         if candidate.is_file():

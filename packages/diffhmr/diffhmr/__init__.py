@@ -6,5 +6,6 @@ different bodies that all explain the picture, where a regressor gives one.
 Not in this release: the package holds this description and nothing else.
 
 References:
-    H. Cho, J. Kim: Generative Approach for Probabilistic Human Mesh Recovery using Diffusion Models. ICCV Workshops 2023.
+    H. Cho, J. Kim: Generative Approach for Probabilistic Human Mesh Recovery using Diffusion
+    Models. ICCV Workshops 2023.
 """

@@ -38,7 +38,7 @@ def kmeans_poses(
     nearest = torch.full((len(points),), torch.inf, dtype=points.dtype, device=points.device)
     for _ in range(num_clusters - 1):
         nearest = torch.minimum(nearest, (points - centres[-1]).square().sum(-1))
-        chance = nearest if bool(nearest.any()) else torch.ones_like(nearest)
+        chance = (nearest if bool(nearest.any()) else torch.ones_like(nearest)).cpu()  # where generators live
         centres = torch.cat([centres, points[torch.multinomial(chance, 1, generator=generator)]])
     cluster = torch.full((len(points),), -1, device=points.device)
     for _ in range(num_iterations):

@@ -192,7 +192,7 @@ def generate(
     times = torch.arange(num_steps, 0, -1, device=weight.device, dtype=torch.float64) / num_steps
     steps = backbone.steps(times, dt=1 / num_steps, stochastic=isinstance(backbone, ScoreBackbone) or None)
     poses = _randn((num_poses, network.num_joints, 3), weight, generator)
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast(weight.device.type, enabled=False):
         denoise = network.frozen(steps.labels.to(weight.dtype))
         for i in range(num_steps):
             poses = denoising_step(denoise, steps, poses, i, generator)

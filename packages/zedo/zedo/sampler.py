@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from posecore.geometry.camera import backproject_rays, project
+from posecore.geometry.precision import full_precision
 from posecore.geometry.rotation import quat_wxyz_to_rotmat
 from zedo.network import ScoreNetwork
 from zedo.prior import Backbone, denoising_step
@@ -257,6 +258,7 @@ def project_to_rays(
     return torch.where(visible, (placed * rays).sum(-1, keepdim=True) * rays - transl, poses)
 
 
+@full_precision  # a step moves a joint by fractions of a millimetre: bfloat16 would round every one of them away
 def optimise(
     network: ScoreNetwork,
     backbone: Backbone,

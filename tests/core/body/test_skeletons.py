@@ -26,8 +26,9 @@ def test_every_set_is_whole(joint_set):
     count = joint_set.num_joints
     assert str(count) in joint_set.name
     assert len(set(joint_set.joint_names)) == len(joint_set.parents) == len(joint_set.flip) == count
-    assert joint_set.parents.count(-1) == 1
-    assert len(joint_set.bones) == count - 1
+    num_trees = 2 if joint_set is JOINTS_44 else 1  # OpenPose's joints and the 19 others share none
+    assert joint_set.parents.count(-1) == num_trees
+    assert len(joint_set.bones) == count - num_trees
     assert all(joint_set.index(name) == i for i, name in enumerate(joint_set.joint_names))
     for joint in range(count):  # every joint reaches the root
         for _ in range(count):
@@ -70,11 +71,8 @@ def test_h36m_sets():
 def test_detector_sets():
     # COCO's own flip pairs and OpenPose's own limbs.
     assert COCO_17.flip == (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
-    limbs = (
-        "1-8 1-2 1-5 2-3 3-4 5-6 6-7 8-9 9-10 10-11 8-12 12-13 13-14 1-0 0-15 15-17 0-16 16-18 14-19 19-20 14-21 11-22"
-    )
-    limbs += " 22-23 11-24"
-    assert {f"{parent}-{child}" for parent, child in BODY_25.bones} == set(limbs.split())
+    limbs = "8-1 1-2 1-5 2-3 3-4 5-6 6-7 8-9 9-10 10-11 8-12 12-13 13-14 1-0 0-15 15-17 0-16 16-18 14-19 19-20 14-21"
+    assert {f"{parent}-{child}" for parent, child in BODY_25.bones} == {*limbs.split(), "11-22", "22-23", "11-24"}
     assert LSP_14.flip == (5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, 12, 13)
 
 
@@ -86,7 +84,7 @@ def test_mpi_inf_3dhp_test_joints_are_these_of_the_28():
 
 def test_joints_44_starts_with_openpose_and_has_its_root_at_39():
     assert JOINTS_44.joint_names[:25] == tuple(f"op_{name}" for name in BODY_25.joint_names)
-    assert JOINTS_44.parents[:25] == BODY_25.parents[:8] + (-1,) + BODY_25.parents[9:]
+    assert JOINTS_44.parents[:25] == BODY_25.parents
     assert JOINTS_44.root == (39,)
 
 

@@ -69,6 +69,7 @@ def test_training_set(root: Path) -> None:
     assert batch["clip"] == ["S1/Seq1"] * 24 + ["S1/Seq2"] * 24
     assert batch["view"].tolist() == [camera for camera in REGULAR_CAMERAS for _ in range(3)] * 2
     assert batch["frame"][:3].tolist() == [0, 4, 8]
+    assert batch["fps"].tolist() == [25.0] * 24 + [50.0] * 24
     torch.testing.assert_close(project(batch["joints_cam"], batch["K"]), batch["joints_2d_px"], atol=1e-2, rtol=0)
     content = loadmat(root / "S1" / "Seq1" / "annot.mat")
     joints = content["annot3"][1, 0].reshape(-1, 28, 3)[4] / 1000  # camera 1, frame 4

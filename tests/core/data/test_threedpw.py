@@ -81,7 +81,12 @@ def test_h36m_joints_from_either_regressor(tmp_path: Path, left_first: bool) -> 
     torch.testing.assert_close(batch["joints_2d_px"], project(batch["joints_cam"], batch["K"]), atol=1e-3, rtol=0)
 
 
-def test_regressor_of_the_body_file_is_taken(root: Path, tmp_path: Path) -> None:
+def test_bodies_are_found_beside_the_sequences(root: Path) -> None:
+    expected = ThreeDPW(root, body_models=root / "body_models")[0]["joints_cam"]
+    torch.testing.assert_close(ThreeDPW(root.parent)[0]["joints_cam"], expected)
+
+
+def test_regressor_of_the_body_file_is_taken(tmp_path: Path) -> None:
     write_threedpw(tmp_path, splits=("test",))
     beside = tmp_path / "body_models" / "J_regressor_h36m.npy"
     regressor = np.load(beside)

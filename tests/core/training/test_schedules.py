@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -34,7 +35,7 @@ def test_warmup_then_half_a_cosine() -> None:
     assert found[15] == pytest.approx(0.5)
     assert found[10] == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
     assert found[25:] == pytest.approx([0] * 5)  # and stays there
-    assert all(a >= b for a, b in zip(found[4:], found[5:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(found[4:]))
 
 
 def test_cosine_equals_torchs() -> None:

@@ -41,6 +41,7 @@ CONSTRUCTIONS: _Rules = {
 # What SMPL's own joints tell better than the general rules.
 _SOURCE_CONSTRUCTIONS: Mapping[str, _Rules] = {
     "smpl24": {
+        "mid_hip": ({"pelvis": 1.0},),  # as ProHMR and HMR 2.0 fill OpenPose's; 17 mm
         "thorax": ({"l_collar": 0.36, "r_collar": 0.36, "neck": 0.28},),  # 7 mm
         "neck_nose": ({"head": 0.75, "neck": 0.25},),  # 8 mm
         "head_top": ({"head": 1.6, "neck": -0.6},),  # 39 mm

@@ -9,7 +9,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from posecore.body.skeletons import get_joint_set
 from posecore.data.base import PoseDataset
-from posecore.data.cmu_mocap import HOW_TO_OBTAIN
 from posecore.data.keypoint_dataset import KeypointDataset, KeypointInput
 from posecore.data.mixing import EpochSampler, JoinedDataset
 from posecore.data.sample import PoseSample
@@ -135,7 +134,6 @@ class PoseDataModule(LightningDataModule):
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"data.{name}: {error}. Set data.root (now {self.root}) to the folder that holds the data"
-                + ("" if HOW_TO_OBTAIN in str(error) else f". {HOW_TO_OBTAIN}")
             ) from error
         if dataset.joint_set != self.joint_set:
             raise ValueError(f"data.{name}: has the joints of {dataset.joint_set.name}, not of {self.joint_set.name}")

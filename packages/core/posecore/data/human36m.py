@@ -77,7 +77,7 @@ class Human36M(PoseTable):
     licence       academic research only, no redistribution
     to obtain     register at vision.imar.ro/human3.6m; VideoPose3D's DATASETS.md; karfly/human36m-camera-parameters
     protocol      train on S1 S5 S6 S7 S8, test on S9 S11 ("Protocol 1" MPJPE, "Protocol 2" PA-MPJPE), mean per action;
-                  S11's first Directions is left out by VideoPose3D's files (a video is broken)
+                  S11's clip Directions is not in VideoPose3D's files (its video is broken)
     ============  ====================================================================================================
 
     Rows run over subjects, clips, cameras, then frames. ``action`` is the clip without its number ("Walking 1" is

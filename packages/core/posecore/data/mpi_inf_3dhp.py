@@ -27,7 +27,7 @@ SUBJECTS = {
 ACTIVITIES = ("StandWalk", "Exercise", "SitOnChair", "CrouchReach", "OnFloor", "Sports", "Misc")
 """Names of the test set's ``activity_annotation`` 1 to 7."""
 REGULAR_CAMERAS = (0, 1, 2, 4, 5, 6, 7, 8)
-"""The cameras at chest and knee height that the dataset's paper and its followers train on."""
+"""The eight of the 14 cameras that methods train on; the others look down from high on the walls or the ceiling."""
 HOW_TO_OBTAIN = (
     "MPI-INF-3DHP is free for research: register at vcai.mpi-inf.mpg.de/3dhp-dataset and run its scripts "
     "get_dataset.sh (gives S*/Seq*/annot.mat and camera.calibration) and get_testset.sh (gives "
@@ -37,6 +37,7 @@ _FOLDERS = ("mpi_inf_3dhp", "3dhp")
 _JOINT_SETS = ("h36m17", "mpii3d17")
 _NUM_CAMERAS = 14
 _TRAIN_SIZE = (2048, 2048)
+_AT_50_FPS = ("S1/Seq2", "S3/Seq1", "S3/Seq2", "S5/Seq1", "S5/Seq2")  # All other training sequences are at 25.
 _CALIBRATION_HEADER = "Skeletool Camera Calibration File V1.0"
 # Human3.6M's joints under other names. "thorax" is this dataset's own neck joint, the base of the neck, which every
 # method that is tested across the two sets takes; the middle of the shoulders lies lower. All joints are copies, so 2D
@@ -62,7 +63,7 @@ class MPIINF3DHP(PoseTable):
     ============  ====================================================================================================
 
     Rows run over sequences, cameras, then frames. ``frame`` counts from 0 in the video; images are numbered from 1.
-    ``action`` (test only) is the activity. Frame rates differ between sequences and are not in the files: no ``fps``.
+    ``action`` (test only) is the activity; ``fps`` (train only) is 25 or 50 by sequence.
 
     Args:
         root: folder with the files, or the folder that holds it as ``mpi_inf_3dhp`` or ``3dhp``.
@@ -142,6 +143,7 @@ def _train_rows(
     )
     selection = _selection(MPI_INF_3DHP_28, target)
     root = MPI_INF_3DHP_28.index("pelvis")
+    fps = 50.0 if clip in _AT_50_FPS else 25.0
     tables = []
     for camera in cameras:
         if camera not in calibration:
@@ -157,7 +159,7 @@ def _train_rows(
         picked = joints[::stride][:, selection] / 1000
         rows = camera_rows(target, picked, K, _TRAIN_SIZE, seen[::stride][:, selection])
         extrinsic_rows(rows, R, t)
-        tables.append(label_rows(rows, clip.split("/")[0], clip, None, frame, camera, None))
+        tables.append(label_rows(rows, clip.split("/")[0], clip, None, frame, camera, fps))
     return tables
 
 

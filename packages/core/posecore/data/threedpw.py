@@ -67,7 +67,8 @@ class ThreeDPW(PoseTable):
         split: "train", "validation" or "test".
         joint_source: "h36m17", or "smpl24", which needs no licensed body file.
         stride: takes every ``stride``-th valid frame of every person.
-        body_models: folder with the SMPL files and J_regressor_h36m.npy; None is ``body_models`` in ``root``.
+        body_models: folder with the SMPL files and J_regressor_h36m.npy; None is ``body_models`` in ``root`` or
+            beside ``sequenceFiles``.
 
     Raises:
         FileNotFoundError: if a file is not there; the message says what to register for.
@@ -93,7 +94,10 @@ class ThreeDPW(PoseTable):
         paths = sorted(folder.glob("*.pkl"))
         if not paths:
             raise FileNotFoundError(f"root: {folder} holds no .pkl files. {HOW_TO_OBTAIN}")
-        bodies = _Bodies(root / "body_models" if body_models is None else Path(body_models))
+        if body_models is None:
+            places = [root / folder / "body_models" for folder in ("", *_FOLDERS)]
+            body_models = next((place for place in places if place.is_dir()), places[0])
+        bodies = _Bodies(Path(body_models))
         tables = [rows for path in paths for rows in _sequence(path, bodies, joint_source, stride)]
         if not tables:
             raise ValueError(f"split: no frame below {folder} has a valid camera")

@@ -41,6 +41,8 @@ class ZeDOHuman36MTest(PoseTable):
     protocol      ``zedo_h36m``: MPJPE and PA-MPJPE (with reflection), least over hypotheses, mean over actions
     ============  ====================================================================================================
 
+    The file is one pickle of 567,000 poses: reading it takes about a minute and 5 GB of memory, whatever the stride.
+
     Args:
         root: folder with the files, or the folder that holds it as ``h36m`` or ``human36m``.
         keypoints: "sh" or "gt".

@@ -12,7 +12,7 @@ from posecore.geometry.rotation import quat_wxyz_to_rotmat
 
 # All on matrices of Frobenius norm 1.
 _NEWTON_STEPS = 16
-_MIN_DETERMINACY = 1e-3  # from here on the closed form is good to 1e-10; people have 0.05 to 2
+_MIN_DETERMINACY = 1e-3  # from here on the closed form is good to 1e-10; the most is 1.54
 _GRADIENT_DAMPING = 1e-6  # pairwise sums of singular values below this no longer raise the gradient
 
 
@@ -186,7 +186,7 @@ def _solve_rotation(matrix: Tensor) -> Tensor:
     answer is.
 
     References:
-        Markley, Attitude determination using vector observations: a fast optimal matrix algorithm, 1993, Eq. (14-22).
+        Markley, Attitude determination using vector observations: a fast optimal matrix algorithm, 1993.
         Horn, Closed-form solution of absolute orientation using unit quaternions, JOSA A 1987.
     """
     unit = _unit_norm(matrix.double())

@@ -46,7 +46,7 @@ def rot6d_to_rotmat(rot6d: Float[Tensor, "*batch 6"], order: Rot6dOrder = "colum
         ValueError: If ``order`` is not one of the three.
 
     References:
-        Zhou et al., On the Continuity of Rotation Representations in Neural Networks, CVPR 2019, Eq. (11).
+        Zhou et al., On the Continuity of Rotation Representations in Neural Networks, CVPR 2019.
     """
     _check_order(order)
     if order == "interleaved":

@@ -4,5 +4,6 @@ from posecore.training.ema import EMA
 from posecore.training.metrics_file import MetricsFile
 from posecore.training.pose_panels import PosePanels
 from posecore.training.prediction_writer import PredictionWriter
+from posecore.training.weights_file import WeightsFile
 
-__all__ = ["EMA", "MetricsFile", "PosePanels", "PredictionWriter"]
+__all__ = ["EMA", "MetricsFile", "PosePanels", "PredictionWriter", "WeightsFile"]

@@ -18,7 +18,7 @@ class EMA(WeightAveraging):
     Args:
         decay: The limit of d.
         ramp: Start with a smaller ``d = (1 + n) / (10 + n)`` after n updates, so that a short run is not dominated by
-            the initial weights.
+            its first weights. The first update copies the weights, with and without a ramp.
         every_n_steps: Update every so many optimiser steps.
 
     Raises:
@@ -45,14 +45,37 @@ class EMA(WeightAveraging):
         """Whether the average moves after this optimiser step."""
         return step_idx is not None and step_idx % self.every_n_steps == 0
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Follows the module to its device, and takes weights that its setup hook loaded after the average was made."""
+        if self._average_model is None:
+            return
+        self._average_model.to(pl_module.device)
+        if not self._average_model.n_averaged:
+            for average, current in zip(self._average_model.module.parameters(), pl_module.parameters(), strict=True):
+                average.data.copy_(current.data)
+
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Puts the average in place for validation, with buffers (which a setup hook may have filled) in step."""
-        if self._average_model is not None:
-            for average, current in zip(self._average_model.module.buffers(), pl_module.buffers(), strict=True):
-                average.copy_(current)
+        """Puts the average in place for validation."""
+        self._copy_buffers(pl_module)
         super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves the average in the module."""
+        self._copy_buffers(pl_module)
+        super().on_train_end(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Puts the average into ``state_dict``, and the trained weights beside it."""
+        self._copy_buffers(pl_module)
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Restores the average when training resumes; a test needs nothing, its ``state_dict`` is the average."""
         if self._average_model is not None:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+    def _copy_buffers(self, pl_module: LightningModule) -> None:
+        """Brings buffers in step, which a setup hook or steps without an update have changed."""
+        if self._average_model is not None:
+            for average, current in zip(self._average_model.module.buffers(), pl_module.buffers(), strict=True):
+                average.copy_(current)

@@ -1,0 +1,29 @@
+"""The finished weights of a training run as a safetensors file that can be shipped."""
+
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from posecore.training.checkpoints import save_weights
+
+
+class WeightsFile(Callback):
+    """Writes ``weights.safetensors`` when training ends; after the EMA callback in the list, it holds the average.
+
+    Args:
+        path: Where to; ``weights.safetensors`` in the run's log folder where None.
+        about: What the weights were trained on, in words; kept in the file.
+    """
+
+    def __init__(self, path: Path | None = None, about: str = "") -> None:
+        self.path = path
+        self.about = about
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the file."""
+        if not trainer.is_global_zero:
+            return
+        path = self.path or Path(trainer.log_dir or trainer.default_root_dir) / "weights.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        about = {"about": self.about, "steps": str(trainer.global_step)}
+        save_weights(path, pl_module, type(pl_module).__name__.lower(), about)
