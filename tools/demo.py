@@ -78,7 +78,7 @@ def photographs(output: OutputFolder, real: Path | None) -> list[tuple[str, str,
 
 def motion(output: OutputFolder, real: Path | None, hypotheses: int, poses: int) -> list[dict[str, str | float]]:
     """ZeDO and trivial baselines on motion with known truth, with exact and with a detector's 2D."""
-    initial_pose = InitialPose(depth=None)
+    initial_pose = InitialPose(depth=None, keypoints=None)
     many = ZeDO.pretrained(num_hypotheses=hypotheses, initial_pose=initial_pose)
     one = ZeDO.pretrained(num_hypotheses=1, initial_pose=initial_pose)
     rows: list[dict[str, str | float]] = []

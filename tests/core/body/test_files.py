@@ -9,6 +9,7 @@ import scipy.sparse
 import torch
 
 from posecore.body.files import OPEN_BODY, load_body_model
+from posecore.body.skeletons import H36M_17
 from posecore.body.smpl import SMPLLayer
 from posecore.safe_pickle import UnsafePickleError
 
@@ -194,15 +195,56 @@ def test_the_open_body():
     assert {"r_small_toe", "l_heel", "r_heel", "r_eye"} <= set(body.landmark_names)
 
 
-def test_smpl_sized_bodies_get_smpl_landmarks_and_the_regressor_beside_them(tmp_path):
+def test_smpl_sized_bodies_get_smpl_landmarks(tmp_path):
     arrays = {key: value for key, value in np.load(OPEN_BODY).items() if "landmark" not in key and "h36m" not in key}
     np.savez(tmp_path / "SMPL_NEUTRAL.npz", **arrays)
     body = load_body_model(tmp_path)
     assert body.J_regressor_h36m is None
     assert body.landmark_vertex_ids[body.landmark_names.index("nose")] == 332
-    regressor = np.random.default_rng(0).random((17, 6890)).astype(np.float32)
-    np.save(tmp_path / "J_regressor_h36m.npy", regressor)
-    np.testing.assert_array_equal(load_body_model(tmp_path).J_regressor_h36m, regressor)
+
+
+# SPIN's J_regressor_h36m.npy, by the names of H36M_17: SPIN reads right ankle to right hip in rows 6 5 4, left hip to
+# left ankle in rows 1 2 3, and the arms as everyone does. Pose2Mesh's file is in the order of H36M_17.
+SPIN_ORDER = [0, 4, 5, 6, 1, 2, 3, *range(7, 17)]
+
+
+@pytest.mark.parametrize("order", [SPIN_ORDER, list(range(17))], ids=["SPIN", "Pose2Mesh"])
+@pytest.mark.parametrize("place", ["beside.npy", "above.npy", "inside.npz"])
+def test_either_order_of_the_h36m_regressor_becomes_h36m17(tmp_path, place, order):
+    arrays = make_arrays()
+    regressor = np.random.default_rng(1).random((17, 40))
+    # The rest pose has its left at +x; a body has more to tell its legs apart than the hips, but only they are asked.
+    left, right = H36M_17.index("l_hip"), H36M_17.index("r_hip")
+    if (regressor @ arrays["v_template"][:, 0])[left] < (regressor @ arrays["v_template"][:, 0])[right]:
+        arrays["v_template"][:, 0] *= -1
+    file = regressor[order]
+    if place == "inside.npz":
+        arrays["J_regressor_h36m"] = file
+    (tmp_path / "smpl").mkdir()
+    np.savez(tmp_path / "smpl" / "SMPL_NEUTRAL.npz", **arrays)
+    if place != "inside.npz":
+        np.save((tmp_path if place == "above.npy" else tmp_path / "smpl") / "J_regressor_h36m.npy", file)
+    np.testing.assert_array_equal(load_body_model(tmp_path, dtype=torch.float64).J_regressor_h36m, regressor)
+
+
+def test_the_h36m_regressor_is_not_for_hands(tmp_path):
+    np.savez(tmp_path / "MANO_RIGHT.npz", **make_arrays(num_vertices=778, num_joints=16))
+    np.save(tmp_path / "J_regressor_h36m.npy", np.ones((17, 6890)))
+    assert load_body_model(tmp_path / "MANO_RIGHT.npz").J_regressor_h36m is None
+
+
+def test_h36m_regressors_that_do_not_fit(tmp_path):
+    beside = tmp_path / "J_regressor_h36m.npy"
+    np.savez(tmp_path / "model.npz", **make_arrays())
+    np.save(beside, np.ones((17, 6890)))
+    with pytest.raises(ValueError, match=r"h36m\.npy: J_regressor_h36m has shape \(17, 6890\), but \(17, 40\) fits"):
+        load_body_model(tmp_path / "model.npz")
+    beside.write_bytes(beside.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"h36m\.npy is not a whole \.npy array"):
+        load_body_model(tmp_path / "model.npz")
+    np.savez(tmp_path / "model.npz", **make_arrays(), J_regressor_h36m=np.ones((16, 40)))
+    with pytest.raises(ValueError, match=r"model\.npz: J_regressor_h36m has shape \(16, 40\), but \(17, 40\) fits"):
+        load_body_model(tmp_path / "model.npz")
 
 
 @pytest.mark.parametrize("missing", ["", "SMPL_NEUTRAL.pkl"])

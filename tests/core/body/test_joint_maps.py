@@ -150,6 +150,19 @@ def test_other_pairs_say_what_is_missing(source, target, missing):
     assert {name for name, made in zip(target.joint_names, available, strict=True) if not made} == missing
 
 
+@pytest.mark.parametrize("source", [MPI_INF_3DHP_17, MPI_INF_3DHP_28], ids=lambda joint_set: joint_set.name)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_mpi_inf_3dhp_gives_h36m_joints_as_exact_copies(source, dtype, generator):
+    points = 1000 * torch.randn(5, source.num_joints, 3, generator=generator, dtype=dtype)
+    other_names = {"thorax": "neck", "neck_nose": "head"}
+    order = [source.index(other_names.get(name, name)) for name in H36M_17.joint_names]
+    mapped = joint_map(source, H36M_17)
+    assert torch.equal(mapped.apply(points), points[:, order])
+    assert sorted(mapped.weights.unique().tolist()) == [0, 1]
+    assert mapped.weights.argmax(dim=1).tolist() == order
+    assert mapped.weights.sum(dim=1).tolist() == [1] * 17
+
+
 def test_confidence_is_the_least_of_what_was_used():
     confidence = torch.linspace(0.1, 0.9, 17)
     index = {name: i for i, name in enumerate(COCO_17.joint_names)}

@@ -127,7 +127,9 @@ def test_from_a_file() -> None:
     sample = dataset[0]
     assert sample["clip"] == "photographer"
     assert "724.1 px" in dataset.camera_statement
-    # The photographer leans to the right of the picture: his nose lies right of his pelvis and above it.
-    nose, pelvis = (sample["joints_2d_px"][H36M_17.index(joint)] for joint in ("neck_nose", "pelvis"))
-    assert nose[0] > pelvis[0] + 100
-    assert nose[1] < pelvis[1] - 100
+    # The photographer leans to the right of the picture: his shoulders lie right of his pelvis and above it.
+    thorax, pelvis = (sample["joints_2d_px"][H36M_17.index(joint)] for joint in ("thorax", "pelvis"))
+    assert thorax[0] > pelvis[0] + 50
+    assert thorax[1] < pelvis[1] - 100
+    # One of his ears is hidden, and with it the middle of the head.
+    assert sample["confidence"][H36M_17.index("neck_nose")] == 0

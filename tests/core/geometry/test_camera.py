@@ -53,17 +53,37 @@ def close(actual: Tensor, expected: Tensor, size: float = 1.0) -> None:
     torch.testing.assert_close(actual, expected, atol=TOLERANCE[expected.dtype] * size, rtol=0)
 
 
-def test_intrinsics_take_one_or_two_focal_lengths(batch_shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("per_camera", [False, True])
+@pytest.mark.parametrize("focal_lengths", [(5.0,), (5.0, 7.0)])
+def test_intrinsics_hold_focal_lengths_and_center(
+    batch_shape: tuple[int, ...], focal_lengths: tuple[float, ...], per_camera: bool
+) -> None:
     center = torch.rand(*batch_shape, 2) + 1
-    K = camera.intrinsics(torch.full(batch_shape, 5.0), center)
+    focal_length = torch.tensor(focal_lengths)
+    if per_camera:
+        focal_length = focal_length + torch.rand(*batch_shape, 1)
+    K = camera.intrinsics(focal_length, center)
     assert K.shape == (*batch_shape, 3, 3)
-    assert (K[..., 0, 0] == 5).all()
-    assert (K[..., 1, 1] == 5).all()
+    assert torch.equal(K[..., [0, 1], [0, 1]], focal_length.expand(*batch_shape, 2))
     assert torch.equal(K[..., :2, 2], center)
     assert torch.equal(K[..., 2, :], torch.tensor([0.0, 0, 1]).expand(*batch_shape, 3))
-    K = camera.intrinsics(torch.tensor([5.0, 7.0]).expand(*batch_shape, 2), center)
-    assert (K[..., 1, 1] == 7).all()
     assert (K[..., [0, 1], [1, 0]] == 0).all()
+
+
+def test_intrinsics_broadcast_and_take_plain_numbers() -> None:
+    center = torch.rand(4, 2, dtype=torch.float64)
+    expected = camera.intrinsics(torch.full((4, 2), 5.0, dtype=torch.float64), center)
+    for focal_length in (5, 5.0, torch.tensor([5.0], dtype=torch.float64)):
+        assert torch.equal(camera.intrinsics(focal_length, center), expected)
+    several = torch.tensor([[3.0], [4.0], [5.0]])
+    K = camera.intrinsics(several, torch.tensor([1.0, 2.0]))
+    assert K[:, 0, 0].tolist() == K[:, 1, 1].tolist() == [3, 4, 5]
+    assert K[:, :2, 2].tolist() == [[1, 2]] * 3
+
+
+def test_intrinsics_refuse_other_numbers_of_focal_lengths() -> None:
+    with pytest.raises(ValueError, match=r"focal_length has shape \(4, 3\); its last dimension must be 1, or 2"):
+        camera.intrinsics(torch.ones(4, 3), torch.ones(4, 2))
 
 
 def test_world_to_cam_is_rotation_then_translation_and_comes_back(scene: Scene) -> None:
@@ -82,7 +102,7 @@ def test_project_is_the_pinhole_equation(scene: Scene) -> None:
 
 def test_one_camera_serves_a_batch_and_a_batch_of_cameras_one_set_of_points(generator: torch.Generator) -> None:
     points = torch.rand(4, 5, 3, generator=generator) + 1
-    K = camera.intrinsics(torch.tensor(100.0), torch.tensor([50.0, 60.0]))
+    K = camera.intrinsics(100.0, torch.tensor([50.0, 60.0]))
     close(camera.project(points, K), camera.project(points, K.expand(4, 3, 3)), size=100)
     several = K * torch.tensor([1.0, 2.0, 3.0])[:, None, None]
     close(camera.project(points[0], several), camera.project(points[0].expand(3, 5, 3), several), size=100)
@@ -90,7 +110,7 @@ def test_one_camera_serves_a_batch_and_a_batch_of_cameras_one_set_of_points(gene
 
 
 def test_points_at_and_behind_the_camera_stay_finite_on_their_side() -> None:
-    K = camera.intrinsics(torch.tensor(1000.0), torch.tensor([500.0, 500.0]))
+    K = camera.intrinsics(1000.0, torch.tensor([500.0, 500.0]))
     points = torch.tensor([[0.1, -0.2, 0.0], [0.1, -0.2, -3.0], [0.0, 0.0, 0.0], [0.1, -0.2, 1e-30]]).requires_grad_()
     points_2d_px = camera.project(points, K)
     assert points_2d_px.isfinite().all()
@@ -191,7 +211,7 @@ def test_the_full_camera_sees_what_the_weak_camera_says(scene: Scene) -> None:
     translation = camera.weak_to_full_translation(
         cam_s_tx_ty, scene.center, scene.box_size, scene.image_size, focal_length
     )
-    K = camera.intrinsics(focal_length, scene.image_size / 2)
+    K = camera.intrinsics(focal_length[..., None], scene.image_size / 2)
     close(camera.project(flat + translation[..., None, :], K), expected, size=1000)
 
 

@@ -67,7 +67,7 @@ def test_values_are_those_of_the_functions() -> None:
     protocol = PROTOCOLS["zedo_3dpw_14"]
     pred, target = batch(protocol)
     keep = list(protocol.scored_joints)
-    rooted_pred, rooted_target = F.subtract_root(pred)[..., keep, :], F.subtract_root(target)[:, None, keep]
+    rooted_pred, rooted_target = pred[..., keep, :], F.subtract_root(target)[:, None, keep]
     mpjpe = F.mpjpe(rooted_pred, rooted_target.expand_as(rooted_pred), None)
     pa_mpjpe = F.pa_mpjpe(rooted_pred, rooted_target.expand_as(rooted_pred), reflection=True)
     scores = evaluate(protocol, pred, target)
@@ -82,6 +82,30 @@ def test_values_are_those_of_the_functions() -> None:
     mean_pose = rooted_pred.mean(1)
     torch.testing.assert_close(aggregate["mpjpe"], F.mpjpe(mean_pose, rooted_target[:, 0], None))
     torch.testing.assert_close(aggregate["pa_mpjpe"], F.pa_mpjpe(mean_pose, rooted_target[:, 0], reflection=True))
+
+
+@pytest.mark.parametrize("name", sorted(PROTOCOLS))
+def test_only_zedo_leaves_the_prediction_where_it_is(name: str) -> None:
+    protocol = PROTOCOLS[name]
+    assert protocol.center_prediction == (not name.startswith("zedo_"))
+    assert ("not re-centred" in protocol.describe()) == name.startswith("zedo_")
+
+
+@pytest.mark.parametrize("center_prediction", [True, False])
+def test_a_shifted_prediction_counts_unless_it_is_centred(center_prediction: bool) -> None:
+    metrics = ("mpjpe", "pa_mpjpe", "n_mpjpe", "pve")
+    protocol = Protocol("mine", "smpl24", metrics, center_prediction=center_prediction)
+    _, target = batch(protocol)
+    target_rel = F.subtract_root(target)
+    shift = torch.tensor([0.03, 0.0, 0.04], dtype=torch.float64)  # 50 mm
+    meshes = torch.randn(6, 30, 3, dtype=torch.float64)
+    mesh_rel = meshes - target[:, :1]
+    scores = evaluate(protocol, (target_rel + shift)[:, None], target, None, (mesh_rel + shift)[:, None], meshes)
+    expected = torch.full((6,), 0.0 if center_prediction else 50.0, dtype=torch.float64)
+    torch.testing.assert_close(scores["mpjpe"], expected, atol=1e-9, rtol=0)
+    torch.testing.assert_close(scores["pve"], expected, atol=1e-9, rtol=0)
+    assert (scores["n_mpjpe"].max() < 1e-9) == center_prediction
+    assert scores["pa_mpjpe"].max() < 1e-3
 
 
 def test_pck_is_of_the_hypothesis_of_least_mpjpe() -> None:

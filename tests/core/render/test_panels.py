@@ -45,6 +45,52 @@ def test_one_row_per_person(people: int, hypotheses: int) -> None:
     assert np.asarray(image.convert("L")).std() > 5
 
 
+def assert_text_lies_inside(figure: Figure) -> None:
+    """All text within the figure's edges, and none of the figure's own texts over another."""
+    figure.canvas.draw()
+    width, height = figure.bbox.size
+    axes_texts = [text for ax in figure.axes for text in (ax.title, ax.xaxis.label)]
+    boxes = [text.get_window_extent() for text in (*figure.texts, *axes_texts) if text.get_text()]
+    for box in boxes:
+        assert 0 <= box.x0 < box.x1 <= width
+        assert 0 <= box.y0 < box.y1 <= height
+    for index, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:index])
+
+
+CAMERA = "Camera: focal length assumed: image diagonal sqrt(width^2 + height^2) = 724.1 px; center assumed. "
+
+
+@pytest.mark.parametrize(
+    ("title", "subtitle", "label"),
+    [
+        ("ZeDO, 50 hypotheses", CAMERA, "person 0"),
+        ("A long $title of $5 " * 12, CAMERA * 5, "person " * 60),
+        ("W" * 300, "i" * 900, "m" * 300),
+        ("ZeDO", "", ""),
+        ("", CAMERA, "   "),
+        ("", "", "person 0"),
+    ],
+    ids=["usual", "long", "one word", "title only", "subtitle only", "neither"],
+)
+def test_no_text_is_cut_off(title: str, subtitle: str, label: str) -> None:
+    wide = panel(title=title, subtitle=subtitle, labels=[label])
+    assert_text_lies_inside(wide)
+    shown = "".join(text.get_text() for text in wide.texts).replace(" ", "")
+    assert title.replace(" ", "") in shown
+    assert subtitle.replace(" ", "") in shown
+    portrait = np.full((400, 120, 3), 200, dtype=np.uint8)  # stands in the middle of its place
+    assert_text_lies_inside(panel(title=title, subtitle=subtitle, labels=[label], image=portrait))
+
+
+def test_long_headings_take_room_of_their_own() -> None:
+    short, long = panel(title="ZeDO"), panel(title="ZeDO", subtitle=CAMERA * 3)
+    assert long.get_figheight() > short.get_figheight()
+    for a, b in zip(short.axes, long.axes, strict=True):
+        inches = [ax.get_position().bounds * np.tile(f.get_size_inches(), 2) for ax, f in ((a, short), (b, long))]
+        np.testing.assert_allclose(inches[0], inches[1])
+
+
 def test_people_left_out_are_counted() -> None:
     figure = panel(4, 1, max_people=2)
     assert len(figure.axes) == 10
@@ -68,6 +114,24 @@ def test_stages_have_one_scale_and_hold_every_hypothesis() -> None:
 
 def test_photo_axes_stay_inside_the_photo() -> None:
     figure = panel(keypoints_2d=torch.rand(1, 17, 2) * 50 + torch.tensor([260.0, 180.0]))
+    (left, right), (bottom, top) = figure.axes[0].get_xlim(), figure.axes[0].get_ylim()
+    assert 0 <= left < right <= 320
+    assert 0 <= top < bottom <= 240
+
+
+def test_joints_outside_the_photo_are_clipped_to_it() -> None:
+    inside = torch.rand(1, 17, 2) * 100 + 60
+    pictures = []
+    for reprojected in (inside, 40 * (inside - 110) + 110):
+        figure = panel(reprojected_px=reprojected, keypoints_2d=inside)
+        figure.canvas.draw()
+        pictures.append(np.asarray(figure.canvas.buffer_rgba()).copy())
+        box = figure.axes[0].get_window_extent()
+    differs = (pictures[0] != pictures[1]).any(axis=-1)
+    assert differs.any()
+    rows, columns = np.nonzero(differs[::-1])  # from the bottom, as the box counts
+    assert box.x0 - 1 <= columns.min() <= columns.max() <= box.x1 + 1
+    assert box.y0 - 1 <= rows.min() <= rows.max() <= box.y1 + 1
     (left, right), (bottom, top) = figure.axes[0].get_xlim(), figure.axes[0].get_ylim()
     assert 0 <= left < right <= 320
     assert 0 <= top < bottom <= 240

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from posecore.body.skeletons import H36M_17
 from posecore.safe_pickle import StandIn, load_npz, load_pickle
 
 __all__ = ["OPEN_BODY", "BodyModel", "Gender", "load_body_model"]
@@ -41,6 +42,9 @@ _SMPL_LANDMARKS = {
     "r_heel": 6787,
 }
 _SMPL_NUM_VERTICES = 6890
+_SMPL_NUM_JOINTS = 24
+
+_H36M_FILE = "J_regressor_h36m.npy"
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +60,8 @@ class BodyModel:
         parents: Parent of each joint; -1 for the root.
         lbs_weights: How much each vertex follows each joint; rows sum to 1.
         faces: Triangles.
-        J_regressor_h36m: Weights that give Human3.6M's 17 joints of the posed body, where the file has them or
-            ``J_regressor_h36m.npy`` lies beside it.
+        J_regressor_h36m: Weights that give Human3.6M's joints of the posed body in the order of ``H36M_17``, where the
+            file has them or ``J_regressor_h36m.npy`` lies beside it.
         landmark_names: Names of vertices at points that 2D detectors find (``"nose"``, ``"l_heel"``).
         landmark_vertex_ids: Those vertices.
         hand_components: MANO's principal components of the pose, one per row, axis-angle.
@@ -105,7 +109,8 @@ def load_body_model(
         path: A ``.pkl`` or ``.npz`` of SMPL's format (SMPL 1.0 and 1.1, SMPL-H, MANO); or a folder with SMPL files
             under their official names or smplx's (``basicmodel_neutral_lbs_10_207_0_v1.1.0.pkl``,
             ``SMPL_NEUTRAL.npz``; upper and lower case are the same), also below ``smpl``, ``models`` and
-            ``smpl/models``. None is the open body.
+            ``smpl/models``. None is the open body. ``J_regressor_h36m.npy`` is read from beside a body's file or from
+            the folder given; either order of its legs that is in use will do.
         gender: Which file of a folder. A file is taken as it is, and the open body is neutral.
         num_betas: Keeps this many shape components (SMPL 1.1 has 300); None keeps all.
         dtype: Floating-point type of the arrays.
@@ -124,7 +129,9 @@ def load_body_model(
     content = load_npz(file) if file.suffix.lower() == ".npz" else load_pickle(file, ("chumpy.*", "scipy.sparse.*"))
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds a {type(content).__name__}, not the arrays of a body model")
-    return _body_model(file, content, num_betas, dtype)
+    places = [file.parent] if path is None else [file.parent, Path(path)]
+    beside = next((place / _H36M_FILE for place in places if (place / _H36M_FILE).is_file()), None)
+    return _body_model(file, content, beside, num_betas, dtype)
 
 
 def _find(path: Path, gender: Gender) -> Path:
@@ -146,7 +153,9 @@ def _find(path: Path, gender: Gender) -> Path:
     )
 
 
-def _body_model(file: Path, content: Mapping[str, Any], num_betas: int | None, dtype: torch.dtype) -> BodyModel:
+def _body_model(
+    file: Path, content: Mapping[str, Any], beside: Path | None, num_betas: int | None, dtype: torch.dtype
+) -> BodyModel:
     def array(key: str) -> np.ndarray:
         if key not in content:
             raise ValueError(f"{file} is no body model: it has no {key!r}")
@@ -170,10 +179,11 @@ def _body_model(file: Path, content: Mapping[str, Any], num_betas: int | None, d
             raise ValueError(f"{file}: {key} has shape {got}, but {want} fits the other arrays")
     parents[(parents < 0) | (parents >= joints)] = -1  # the root's parent is 2^32 - 1 in official files
 
-    beside = file.parent / "J_regressor_h36m.npy"
-    h36m = content.get("J_regressor_h36m")
-    if h36m is None and beside.is_file() and vertices == _SMPL_NUM_VERTICES:
-        h36m = np.load(beside, allow_pickle=False)
+    h36m = None
+    if "J_regressor_h36m" in content:
+        h36m = _h36m_regressor(file, array("J_regressor_h36m"), v_template)
+    elif beside is not None and joints >= _SMPL_NUM_JOINTS:  # it is not a hand's
+        h36m = _h36m_regressor(beside, _load_npy(beside), v_template)
     landmarks = _landmarks(content, vertices)
     return BodyModel(
         name=file.stem,
@@ -184,12 +194,37 @@ def _body_model(file: Path, content: Mapping[str, Any], num_betas: int | None, d
         parents=torch.from_numpy(parents),
         lbs_weights=tensor(weights),
         faces=torch.from_numpy(array("f").astype(np.int64)),
-        J_regressor_h36m=None if h36m is None else tensor(_dense(file, "J_regressor_h36m", h36m)),
+        J_regressor_h36m=None if h36m is None else tensor(h36m),
         landmark_names=tuple(landmarks),
         landmark_vertex_ids=torch.tensor(list(landmarks.values()), dtype=torch.long),
         hand_components=tensor(array("hands_components")) if "hands_components" in content else None,
         hand_mean=tensor(array("hands_mean")) if "hands_mean" in content else None,
     )
+
+
+def _load_npy(path: Path) -> np.ndarray:
+    try:
+        array: np.ndarray = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is not a whole .npy array: {error}") from error
+    return array
+
+
+def _h36m_regressor(file: Path, regressor: np.ndarray, v_template: np.ndarray) -> np.ndarray:
+    """Human3.6M's regressor with its rows in the order of ``H36M_17``.
+
+    Two orders are in use: SPIN's file has the left leg in rows 1 to 3, Pose2Mesh's (and ``H36M_17``) the right. The
+    rest pose, whose left is +x, tells which it is.
+    """
+    if regressor.shape != (17, len(v_template)):
+        raise ValueError(
+            f"{file}: J_regressor_h36m has shape {regressor.shape}, but (17, {len(v_template)}) fits the body"
+        )
+    x = regressor @ v_template[:, 0]
+    if x[H36M_17.index("l_hip")] >= x[H36M_17.index("r_hip")]:
+        return regressor
+    legs = range(1, 7)
+    return regressor[[H36M_17.flip[j] if j in legs else j for j in range(H36M_17.num_joints)]]
 
 
 def _landmarks(content: Mapping[str, Any], num_vertices: int) -> dict[str, int]:

@@ -109,7 +109,7 @@ class SingleCameras(CameraSampler):
         room = (1 - fraction).clamp_min(0.1)
         offset = _uniform(-0.45, 0.45, (*shape, 2), generator) * room[..., None]
         pixel = (0.5 + offset) * size
-        K = intrinsics(focal, (size / 2).expand(*shape, 2))
+        K = intrinsics(focal[..., None], size / 2)
         R = look_from(azimuth, elevation, roll)
         t = place_on_pixel(R, K, pelvis_world[:, None].expand(*shape, 3), pixel, depth)
         return CameraViews(K, R, t, self.image_size)
@@ -153,7 +153,7 @@ class RingCameras(CameraSampler):
             roll = (torch.randn(shape, generator=generator) * 0.5).deg2rad()
             focal = self.focal_length * (1 + 0.003 * torch.randn(shape, generator=generator))
             center = torch.tensor(self.image_size) / 2 + 8 * torch.randn((*shape, 2), generator=generator)
-            ring_K, ring_R = intrinsics(focal, center), look_from(azimuth, elevation, roll)
+            ring_K, ring_R = intrinsics(focal[..., None], center), look_from(azimuth, elevation, roll)
             ring_t = place_on_pixel(ring_R, ring_K, middle.expand(views, 3), center, distance)
             K.append(ring_K.expand(length, -1, -1, -1))
             R.append(ring_R.expand(length, -1, -1, -1))
@@ -212,7 +212,7 @@ class TrackCameras(CameraSampler):
         depth = sway(*self.depth)
         pixel = torch.stack((sway(0.45, 0.55), sway(0.45, 0.55)), dim=-1) * size
         focal = (_uniform(*self.focal_range, (views,), generator) * size[1]).expand(shape)
-        K = intrinsics(focal, (size / 2).expand(*shape, 2))
+        K = intrinsics(focal[..., None], size / 2)
         followed = _moving_average(pelvis_world, width=2 * round(self.smoothing * fps / 2) + 1)
         t = place_on_pixel(R, K, followed[:, None].expand(*shape, 3), pixel, depth)
         return CameraViews(K, R, t, self.image_size)

@@ -14,6 +14,7 @@ from posecore.body.skeletons import JointSet, get_joint_set
 from posecore.data.base import PoseTable
 from posecore.data.keypoints import KeypointPeople, read_keypoints
 from posecore.data.sample import PoseSample
+from posecore.geometry.camera import intrinsics
 
 
 class KeypointDataset(PoseTable):
@@ -129,19 +130,17 @@ def _camera(
         where = f"center ({center[0]:g}, {center[1]:g}) px"
     if known is not None:
         pair = known if isinstance(known, tuple) else (known, known)
-        focal = like.new_tensor(pair).expand(num_people, 2)
+        focal = like.new_tensor(pair)
         statement = f"focal length ({pair[0]:g}, {pair[1]:g}) px {origin}"
     elif assumed_focal_length is not None:
-        focal = like.new_full((num_people, 2), assumed_focal_length)
+        focal = like.new_tensor([assumed_focal_length])
         statement = f"focal length assumed: {assumed_focal_length:g} px"
     else:
-        focal = sizes.norm(dim=-1, keepdim=True).expand(num_people, 2)
+        focal = sizes.norm(dim=-1, keepdim=True)
         shortest, longest = float(focal.min()), float(focal.max())
         span = f"{shortest:.1f}" if shortest == longest else f"{shortest:.1f} to {longest:.1f}"
         statement = f"focal length assumed: image diagonal sqrt(width^2 + height^2) = {span} px"
-    matrix = torch.diag_embed(torch.cat([focal, torch.ones_like(focal[:, :1])], dim=-1))
-    matrix[:, :2, 2] = centers
-    return matrix, known is None, f"{statement}; {where}"
+    return intrinsics(focal, centers), known is None, f"{statement}; {where}"
 
 
 @dataclass(frozen=True)

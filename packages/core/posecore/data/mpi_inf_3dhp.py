@@ -5,7 +5,9 @@ from typing import Any
 
 import h5py
 import numpy as np
+import torch
 
+from posecore.body.joint_maps import joint_map
 from posecore.body.skeletons import MPI_INF_3DHP_17, MPI_INF_3DHP_28, JointSet, get_joint_set
 from posecore.data.base import PoseTable
 from posecore.data.benchmark_files import (
@@ -39,10 +41,6 @@ _NUM_CAMERAS = 14
 _TRAIN_SIZE = (2048, 2048)
 _AT_50_FPS = ("S1/Seq2", "S3/Seq1", "S3/Seq2", "S5/Seq1", "S5/Seq2")  # All other training sequences are at 25.
 _CALIBRATION_HEADER = "Skeletool Camera Calibration File V1.0"
-# Human3.6M's joints under other names. "thorax" is this dataset's own neck joint, the base of the neck, which every
-# method that is tested across the two sets takes; the middle of the shoulders lies lower. All joints are copies, so 2D
-# keypoints map as exactly as 3D joints do.
-_OTHER_NAMES = {"thorax": "neck", "neck_nose": "head"}
 
 
 class MPIINF3DHP(PoseTable):
@@ -118,9 +116,9 @@ def _test_folders() -> tuple[str, ...]:
     return (inner, *(f"{folder}/{inner}" for folder in _FOLDERS), *_FOLDERS)
 
 
-def _selection(source: JointSet, target: JointSet) -> list[int]:
-    """For each target joint the source joint that it is a copy of."""
-    return [source.index(_OTHER_NAMES.get(name, name)) for name in target.joint_names]
+def _mapped(points: np.ndarray, source: JointSet, target: JointSet) -> np.ndarray:
+    """3D joints or 2D keypoints in another set. All joints are copies, so 2D keypoints map as exactly as 3D joints."""
+    return joint_map(source, target).apply(torch.from_numpy(points)).numpy()
 
 
 def _scaled(joints: np.ndarray, universal: np.ndarray, root: int) -> np.ndarray:
@@ -141,7 +139,6 @@ def _train_rows(
     calibration = _read_calibration(
         find_path(path.parent, (), "camera.calibration", f"It belongs beside {path}. {HOW_TO_OBTAIN}")
     )
-    selection = _selection(MPI_INF_3DHP_28, target)
     root = MPI_INF_3DHP_28.index("pelvis")
     fps = 50.0 if clip in _AT_50_FPS else 25.0
     tables = []
@@ -156,8 +153,8 @@ def _train_rows(
         if universal:
             joints = _scaled(joints, _cell(content, "univ_annot3", camera, 3, path), root)
         frame = np.arange(len(joints))[::stride]
-        picked = joints[::stride][:, selection] / 1000
-        rows = camera_rows(target, picked, K, _TRAIN_SIZE, seen[::stride][:, selection])
+        picked, keypoints = (_mapped(points[::stride], MPI_INF_3DHP_28, target) for points in (joints / 1000, seen))
+        rows = camera_rows(target, picked, K, _TRAIN_SIZE, keypoints)
         extrinsic_rows(rows, R, t)
         tables.append(label_rows(rows, clip.split("/")[0], clip, None, frame, camera, fps))
     return tables
@@ -239,9 +236,9 @@ def _test_rows(path: Path, subject: str, target: JointSet, stride: int, universa
     numbers = activity[frame[::stride], 0].astype(np.int64)
     if not set(numbers.tolist()) <= set(range(1, len(ACTIVITIES) + 1)):
         raise ValueError(f"{path}: activity_annotation holds {sorted(set(numbers.tolist()))}, valid are 1 to 7")
-    selection = _selection(MPI_INF_3DHP_17, target)
     size = (2048, 2048) if subject in ("TS1", "TS2", "TS3", "TS4") else (1920, 1080)
-    rows = camera_rows(target, joints_mm[::stride][:, selection] / 1000, K, size, seen[::stride][:, selection])
+    picked, keypoints = (_mapped(points[::stride], MPI_INF_3DHP_17, target) for points in (joints_mm / 1000, seen))
+    rows = camera_rows(target, picked, K, size, keypoints)
     label_rows(rows, subject, subject, None, frame[::stride], 0, None)
     rows["action"] = [ACTIVITIES[number - 1] for number in numbers]
     return rows

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from posecore.body.files import BodyModel, load_body_model
+from posecore.body.files import load_body_model
 from posecore.body.skeletons import H36M_17, SMPL_24
 from posecore.body.smpl import SMPLLayer
 from posecore.data.base import PoseTable
@@ -116,32 +116,12 @@ class _Bodies:
     ) -> Float[Tensor, "frames 17 3"]:
         if gender not in self.layers:
             model = load_body_model(self.folder, gender=gender, dtype=torch.float64)  # type: ignore[arg-type]
-            self.layers[gender] = SMPLLayer(
-                model, joints=(), vertices=(), regressor=_h36m_regressor(model, self.folder)
-            )
+            if model.J_regressor_h36m is None:
+                raise FileNotFoundError(f"no J_regressor_h36m.npy in {self.folder}. {_HOW_TO_OBTAIN_REGRESSOR}")
+            self.layers[gender] = SMPLLayer(model, joints=(), vertices=(), regressor=model.J_regressor_h36m)
         layer = self.layers[gender]
         parts = zip(pose.split(_FRAMES_AT_ONCE), transl.split(_FRAMES_AT_ONCE), strict=True)
         return torch.cat([layer(betas, part[:, 1:], part[:, 0], shift).joints for part, shift in parts])
-
-
-def _h36m_regressor(model: BodyModel, folder: Path) -> Tensor:
-    """Human3.6M's joints in the order of H36M-17.
-
-    Two files of this regressor are in use: one has the left leg in rows 1 to 3, the other (and H36M-17) the right. The
-    rest pose, whose left is +x, tells which it is.
-    """
-    regressor = model.J_regressor_h36m
-    if regressor is None:
-        path = find_path(folder, ("smpl", "models"), "J_regressor_h36m.npy", _HOW_TO_OBTAIN_REGRESSOR)
-        try:
-            loaded = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise ValueError(f"{path}: is no whole .npy array: {error}") from error
-        regressor = torch.from_numpy(check_shape("regressor", loaded, (17, len(model.v_template)), path))
-    x = (regressor @ model.v_template)[:, 0]
-    left_first = x[H36M_17.index("l_hip")] < x[H36M_17.index("r_hip")]
-    order = [H36M_17.flip[j] if left_first and 1 <= j <= 6 else j for j in range(H36M_17.num_joints)]
-    return regressor[order]
 
 
 def _sequence(path: Path, bodies: _Bodies, joint_source: str, stride: int) -> list[PoseSample]:

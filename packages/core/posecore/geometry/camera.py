@@ -19,17 +19,25 @@ MIN_DEPTH = 1e-3  # metres; nothing that a camera sees is nearer
 
 
 @full_precision
-def intrinsics(focal_length: Float[Tensor, "..."], center: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 3 3"]:
+def intrinsics(
+    focal_length: Float[Tensor, "*#batch _"] | float | int, center: Float[Tensor, "*#batch 2"]
+) -> Float[Tensor, "*#batch 3 3"]:
     """Builds K from focal length and principal point in pixels.
 
     Args:
-        focal_length: One number per camera, which has fewer dimensions than ``center``, or (fx, fy) per camera, which
-            has as many. It may leave out leading batch dimensions, but not bring new ones.
-        center: Principal point (x, y), one per camera.
+        focal_length: One number for all cameras; or, in the last dimension, one number or (fx, fy) per camera.
+        center: Principal point (x, y) per camera.
+
+    Raises:
+        ValueError: If the last dimension of ``focal_length`` is neither 1 nor 2.
     """
-    if focal_length.dim() < center.dim():
-        focal_length = focal_length.unsqueeze(-1)
-    focal_length = focal_length.expand_as(center)
+    if not isinstance(focal_length, Tensor):
+        focal_length = center.new_tensor([focal_length])
+    elif focal_length.shape[-1:] not in ((1,), (2,)):
+        raise ValueError(
+            f"focal_length has shape {tuple(focal_length.shape)}; its last dimension must be 1, or 2 for (fx, fy)"
+        )
+    focal_length, center = torch.broadcast_tensors(focal_length, center)
     zero, one = torch.zeros_like(center[..., 0]), torch.ones_like(center[..., 0])
     rows = (focal_length[..., 0], zero, center[..., 0], zero, focal_length[..., 1], center[..., 1], zero, zero, one)
     return torch.stack(rows, dim=-1).reshape(*zero.shape, 3, 3)

@@ -35,6 +35,8 @@ class Protocol:
         metrics: What is computed.
         joints: Joints of ``joint_set`` that are scored and aligned; all where None.
         root: Joints of ``joint_set`` whose mean is subtracted for every metric without Procrustes alignment.
+        center_prediction: Whether the prediction's own root is subtracted from it too. Where not, predictions must come
+            relative to the root, and their error at the root counts.
         reflection: Whether Procrustes alignment may mirror a pose.
         hypotheses: ``min``: the least value of each metric on its own (PCK, AUC and F: of the hypothesis of least
             MPJPE); ``mean``: mean value; ``first``: of the first one; ``aggregate``: value of the mean pose.
@@ -52,6 +54,7 @@ class Protocol:
     metrics: tuple[MetricName, ...]
     joints: tuple[int, ...] | None = None
     root: tuple[int, ...] = (0,)
+    center_prediction: bool = True
     reflection: bool = False
     hypotheses: Literal["min", "mean", "first", "aggregate"] = "first"
     averaging: Literal["frame", "action"] = "frame"
@@ -64,6 +67,10 @@ class Protocol:
         for what, joints in (("joints", self.joints), ("root", self.root)):
             if joints is not None and not (joints and all(0 <= joint < count for joint in joints)):
                 raise ValueError(f"{what} of protocol {self.name!r} must lie in 0..{count - 1}, got {joints}")
+
+    @property
+    def _centered(self) -> str:
+        return "prediction and truth" if self.center_prediction else "the truth only, prediction not re-centred"
 
     @property
     def num_joints(self) -> int:
@@ -85,7 +92,7 @@ class Protocol:
         parts = [
             f"{self.name}: {', '.join(f'{metric} [{UNITS[metric]}]' for metric in self.metrics)}",
             f"{self.num_joints} joints of {self.joint_set}",
-            f"root {'+'.join(names[joint] for joint in self.root)}",
+            f"root {'+'.join(names[joint] for joint in self.root)} of {self._centered}",
             f"PA {'with' if self.reflection else 'without'} reflection",
             f"hypotheses: {self.hypotheses}{' per metric' if self.hypotheses == 'min' else ''}",
             f"mean over {'actions' if self.averaging == 'action' else 'frames'}",
@@ -108,7 +115,7 @@ def evaluate(
 
     Args:
         protocol: How. Its ``stride`` and ``averaging`` are the caller's to apply (``ProtocolMetric`` averages).
-        pred: Joints of ``protocol.joint_set``, m.
+        pred: Joints of ``protocol.joint_set``, m; relative to the root where the protocol does not centre them.
         target: Truth, m.
         mask: Joints whose truth is known.
         pred_vertices: Meshes, m, in the frame of ``pred``; mesh metrics are left out where there are none.
@@ -130,8 +137,11 @@ def evaluate(
         )
     if (pred_vertices is None) != (target_vertices is None):
         raise ValueError("evaluate needs both pred_vertices and target_vertices, or neither")
-    joints, pred_root = list(protocol.scored_joints), pred[..., list(protocol.root), :].mean(dim=-2, keepdim=True)
-    target_root = target[..., list(protocol.root), :].mean(dim=-2, keepdim=True)
+    joints, root = list(protocol.scored_joints), list(protocol.root)
+    target_root = target[..., root, :].mean(dim=-2, keepdim=True)
+    pred_root = pred[..., root, :].mean(dim=-2, keepdim=True)
+    if not protocol.center_prediction:
+        pred_root = torch.zeros_like(pred_root)
     pred, target = _combine(protocol, pred - pred_root)[..., joints, :], (target - target_root)[..., joints, :]
     known = None
     if mask is not None:
@@ -225,6 +235,7 @@ PROTOCOLS: dict[str, Protocol] = {
             "zedo_h36m",
             "h36m17",
             _POSE,
+            center_prediction=False,
             reflection=True,
             hypotheses="min",
             averaging="action",
@@ -235,6 +246,7 @@ PROTOCOLS: dict[str, Protocol] = {
             "zedo_3dpw_17",
             "h36m17",
             _POSE,
+            center_prediction=False,
             reflection=True,
             hypotheses="min",
             stride=35,
@@ -245,6 +257,7 @@ PROTOCOLS: dict[str, Protocol] = {
             "h36m17",
             _POSE,
             joints=_H36M_LSP_14,
+            center_prediction=False,
             reflection=True,
             hypotheses="min",
             stride=35,
@@ -254,6 +267,7 @@ PROTOCOLS: dict[str, Protocol] = {
             "zedo_3dhp",
             "h36m17",
             ("mpjpe", "pa_mpjpe", "pck", "auc"),
+            center_prediction=False,
             reflection=True,
             hypotheses="min",
             averaging="action",

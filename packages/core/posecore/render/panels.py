@@ -1,6 +1,7 @@
 """Pictures of results: photograph, best hypothesis from two sides, spread of all hypotheses; and simple curves."""
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MultipleLocator
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
@@ -35,7 +38,12 @@ _SCALE_BAR = 0.5  # metres
 
 # Layout of the panel in inches.
 _ROW_HEIGHT, _STAGE_WIDTH, _PHOTO_WIDTH = 3.4, 2.65, 4.4
-_MARGIN, _GAP, _TITLE, _HEADING, _CAPTION, _LEGEND = 0.15, 0.1, 0.48, 0.26, 0.26, 0.36
+_MARGIN, _GAP, _HEADING, _CAPTION, _LEGEND = 0.15, 0.1, 0.26, 0.26, 0.36
+_LINE_SPACING = 1.25
+# Fonts that a given text is set in; the sizes are points.
+_TITLE_FONT = FontProperties(size=14, weight="bold")
+_SUBTITLE_FONT = FontProperties(size=10)
+_LABEL_FONT = FontProperties(size=9)
 _PHOTO_ASPECT, _STAGE_ASPECT = _PHOTO_WIDTH / _ROW_HEIGHT, _STAGE_WIDTH / _ROW_HEIGHT
 
 
@@ -64,6 +72,7 @@ def hypothesis_panel(
     best: Int[Tensor, "people"],
     joint_set: JointSet,
     title: str = "",
+    subtitle: str = "",
     *,
     keypoint_set: JointSet | None = None,
     reprojected_px: Float[Tensor, "people joints 2"] | None = None,
@@ -81,10 +90,11 @@ def hypothesis_panel(
         hypotheses: Camera frame, metres.
         best: Index of the best hypothesis per person.
         joint_set: Joints of ``hypotheses``.
-        title: Heading of the whole picture.
+        title: Heading of the whole picture; broken into lines where it is longer than the picture is wide.
+        subtitle: Smaller text below the title, broken likewise.
         keypoint_set: Joints of ``keypoints_2d``, where they are not those of ``joint_set``.
         reprojected_px: Projection of the best hypothesis, drawn over the photo as a thin line.
-        labels: One line per person, below the photo.
+        labels: One line per person, below the photo; cut short where it is longer than the picture is wide.
         max_people: Most rows; the picture says how many people are left out.
 
     Raises:
@@ -97,7 +107,12 @@ def hypothesis_panel(
         raise ValueError(f"max_people must be at least 1, not {max_people}")
     rows = min(num_people, max_people)
     width = 2 * _MARGIN + _PHOTO_WIDTH + 4 * (_STAGE_WIDTH + _GAP)
-    height = _TITLE * bool(title) + rows * (_HEADING + _ROW_HEIGHT + _CAPTION) + _LEGEND
+    text_width = width - 2 * _MARGIN
+    head = [(_lines(text, font, text_width), font) for text, font in ((title, _TITLE_FONT), (subtitle, _SUBTITLE_FONT))]
+    head_height = sum(len(lines) * _line_height(font) for lines, font in head)
+    if head_height:
+        head_height += 2 * _MARGIN  # above and below
+    height = head_height + rows * (_HEADING + _ROW_HEIGHT + _CAPTION) + _LEGEND
     figure = Figure(figsize=(width, height), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
 
@@ -114,7 +129,10 @@ def hypothesis_panel(
         reprojection = None if reprojected_px is None else reprojected_px[row]
         _photo(ax, image, keypoints_2d[row], confidence[row], keypoint_set or joint_set, joint_set, reprojection)
         if labels is not None:
-            ax.set_xlabel(labels[row], fontsize=9, color=_QUIET, labelpad=4, loc="left", parse_math=False)
+            # Narrow photos stand in the middle of their place.
+            line, *more = _lines(labels[row], _LABEL_FONT, text_width - _PHOTO_WIDTH / 2) or [""]
+            label = f"{line[:-1]}\N{HORIZONTAL ELLIPSIS}" if more else line
+            ax.set_xlabel(label, font=_LABEL_FONT, color=_QUIET, labelpad=4, loc="left", parse_math=False)
         chosen = relative[row, int(best[row])]
         side = side_view(chosen, joint_set)
         for column, view in enumerate((FRONT, side, FRONT, side), start=1):
@@ -127,8 +145,12 @@ def hypothesis_panel(
                 draw_skeleton_cloud(ax, relative[row], joint_set, view)
                 heading = f"All {num_hypotheses}, {view.name}" if num_hypotheses > 1 else f"The one, {view.name}"
             ax.set_title(heading, fontsize=9.5, color=_TEXT, pad=5)
-    left, top = _MARGIN / width, 1 - 0.14 / height
-    figure.text(left, top, title, fontsize=14, weight="bold", color=_TEXT, va="top", parse_math=False)
+    top = height - _MARGIN
+    for (lines, font), color in zip(head, (_TEXT, _QUIET), strict=True):
+        for line in lines:
+            place = (_MARGIN / width, top / height)
+            figure.text(*place, line, font=font, color=color, va="top", parse_math=False)
+            top -= _line_height(font)
     handles = [
         Line2D([], [], color=SIDE_COLORS[side], linewidth=4, solid_capstyle="round", label=label)
         for side, label in (("left", "person's left"), ("right", "person's right"), ("middle", "mid-line"))
@@ -206,6 +228,28 @@ def figure_png(figure: Figure, dpi: int = 150) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
+
+
+def _line_height(font: FontProperties) -> float:
+    """Inches from line to line."""
+    return float(font.get_size_in_points()) * _LINE_SPACING / 72
+
+
+def _lines(text: str, font: FontProperties, width: float) -> list[str]:
+    """Breaks a text into lines of at most ``width`` inches: between words, within a word only where it is too long."""
+
+    def inches(line: str) -> float:
+        points: float = text_to_path.get_text_width_height_descent(line, font, ismath=False)[0]
+        return 1.03 * points / 72  # the renderer's hinting widens letters a little
+
+    if not text.strip():
+        return []
+    columns = max(1, int(len(text) * width / inches(text)))  # right for letters of mean width
+    while True:
+        lines = textwrap.wrap(text, columns)
+        if columns == 1 or all(inches(line) <= width for line in lines):
+            return lines
+        columns -= 1
 
 
 def _photo(

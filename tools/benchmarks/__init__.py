@@ -1,0 +1,1 @@
+"""What tools/benchmark.py measures: how it takes times, the cases, and plain programs to compare with."""

@@ -1,0 +1,214 @@
+"""The core: body layer against smplx, alignment against three other ways, reading of data."""
+
+import contextlib
+import dataclasses
+import io
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import roma
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.timing import OURS, Case, Variant
+from posecore.body.files import BodyModel, load_body_model
+from posecore.body.skeletons import BODY_25, SMPL_24
+from posecore.body.smpl import SMPLLayer
+from posecore.data.cmu_mocap import load_cmu_motions
+from posecore.data.synthetic import SyntheticMotion
+from posecore.geometry.alignment import align
+from posecore.geometry.rotation import random_rotmat
+
+_Inputs = tuple[Tensor, Tensor, Tensor]  # betas, body_pose, global_orient
+
+
+def smpl_cases(quick: bool) -> Iterator[Case]:
+    """The open body, forward and with gradients, whole or only the joints that are wanted; smplx has one way for all.
+
+    ``44 joints`` stands for the sets of the fitting methods: 24 kinematic joints, 11 landmarks on the mesh and 9
+    regressed from it. ``25 joints`` are OpenPose's. The open body has no pose blend shapes and our layer saves their
+    product; the last rows give it random ones, so that it works as hard as for SMPL.
+    """
+    body = load_body_model()
+    assert body.J_regressor_h36m is not None
+    kinematic, landmarks = _body_25(body)
+    regressors = {44: torch.cat([body.landmark_regressor(landmarks), body.J_regressor_h36m[:9]])}
+    regressors[25] = regressors[44][:11]
+    whole, generator = SMPLLayer(body), torch.Generator().manual_seed(0)
+    correctives = torch.randn(body.posedirs.shape, generator=generator) * 1e-3
+    corrected = dataclasses.replace(body, posedirs=correctives)
+    # What is made, our layer for it, and the joints and regressor that another layer has to take it with.
+    parts: list[tuple[str, BodyModel, SMPLLayer, list[int], Tensor | None]] = [
+        ("mesh", body, SMPLLayer(body, joints=()), [], None),
+        ("24 joints", body, whole.subset(joints=range(24)), list(range(24)), None),
+        ("44 joints", body, whole.subset(joints=range(24), regressor=regressors[44]), list(range(24)), regressors[44]),
+        ("25 joints", body, whole.subset(joints=kinematic, regressor=regressors[25]), kinematic, regressors[25]),
+        ("mesh with pose blend shapes", corrected, SMPLLayer(corrected, joints=()), [], None),
+    ]
+    for name, model, layer, joints, regressor in parts:
+        reference, note = _smplx_layer(model)
+        theirs = None if reference is None else _smplx_part(reference, joints, regressor)
+        for batch in (1, 4) if quick else (1, 32, 128):
+            rotmat = random_rotmat((batch, 24), generator)
+            inputs = (torch.randn(batch, 10, generator=generator), rotmat[:, 1:], rotmat[:, 0])
+            for gradients in (False, True):
+                do = _with_gradients if gradients else _forward
+                variants = {
+                    OURS: Variant(do(_our_part(layer), inputs)),
+                    "smplx": Variant(None if theirs is None else do(theirs, inputs), note=note),
+                }
+                what = "forward+backward" if gradients else "forward"
+                yield Case("smpl", f"{name}, {what}, B={batch}", variants, "relative" if gradients else "m")
+
+
+def _body_25(body: BodyModel) -> tuple[list[int], list[str]]:
+    """OpenPose's 25 joints on a body of SMPL's kind: kinematic joints, and landmarks by name."""
+    names = ["pelvis" if name == "mid_hip" else name for name in BODY_25.joint_names]
+    landmarks = [name for name in names if name in body.landmark_names]
+    return [SMPL_24.index(name) for name in names if name not in landmarks], landmarks
+
+
+def _our_part(layer: SMPLLayer) -> Callable[[_Inputs], Tensor]:
+    def part(inputs: _Inputs) -> Tensor:
+        output = layer(*inputs)
+        made: Tensor = output.joints if output.joints.shape[-2] else output.vertices
+        return made
+
+    return part
+
+
+def _smplx_layer(body: BodyModel) -> tuple[Any | None, str]:
+    """The reference layer of the same body; None and why where smplx is not installed."""
+    try:
+        import smplx
+    except ImportError as error:
+        return None, f"not run: {error}"
+    tables = {
+        "v_template": body.v_template.numpy(),
+        "shapedirs": body.shapedirs.numpy(),
+        "posedirs": body.posedirs.numpy(),
+        "J_regressor": body.J_regressor.numpy(),
+        "kintree_table": np.stack([body.parents.numpy(), np.arange(len(body.parents))]),
+        "weights": body.lbs_weights.numpy(),
+        "f": body.faces.numpy(),
+    }
+    with contextlib.redirect_stdout(io.StringIO()):  # it warns of 10 shape components, which are all there are
+        return smplx.SMPLLayer("", data_struct=smplx.utils.Struct(**tables), num_betas=10), ""
+
+
+def _smplx_part(layer: Any, joints: list[int], regressor: Tensor | None) -> Callable[[_Inputs], Tensor]:
+    def part(inputs: _Inputs) -> Tensor:
+        betas, body_pose, global_orient = inputs
+        output = layer(betas=betas, body_pose=body_pose, global_orient=global_orient[:, None], pose2rot=False)
+        if not joints:
+            vertices: Tensor = output.vertices
+            return vertices
+        kinematic: Tensor = output.joints[:, joints]
+        return kinematic if regressor is None else torch.cat([kinematic, regressor @ output.vertices], dim=1)
+
+    return part
+
+
+def _forward(part: Callable[[_Inputs], Tensor], inputs: _Inputs) -> Callable[[], Tensor]:
+    def run() -> Tensor:
+        with torch.no_grad():
+            return part(inputs)
+
+    return run
+
+
+def _with_gradients(part: Callable[[_Inputs], Tensor], inputs: _Inputs) -> Callable[[], Tensor]:
+    def run() -> Tensor:
+        betas, body_pose, global_orient = (x.clone().requires_grad_() for x in inputs)
+        loss = part((betas, body_pose, global_orient)).square().sum()
+        gradients = torch.autograd.grad(loss, (betas, body_pose, global_orient))
+        return torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
+
+    return run
+
+
+def alignment_cases(quick: bool) -> Iterator[Case]:
+    """Similarity alignment of many poses at once."""
+    poses, looped = (2000, 200) if quick else (100_000, 2000)
+    generator = torch.Generator().manual_seed(0)
+    source = torch.randn(poses, 17, 3, generator=generator)
+    target = source @ random_rotmat((poses,), generator) + 0.1 * torch.randn(source.shape, generator=generator)
+    some = source[:looped].numpy(), target[:looped].numpy()
+
+    def loop() -> Tensor:
+        return torch.from_numpy(np.stack([_numpy_align(s, t) for s, t in zip(*some, strict=True)]))
+
+    variants = {
+        OURS: Variant(lambda: align(source, target)),
+        "torch SVD": Variant(lambda: _align_by(_svd_rotation, source, target)),
+        "roma": Variant(lambda: _align_by(roma.special_procrustes, source, target)),
+        "numpy loop": Variant(loop, poses / looped, f"extrapolated from {looped} of {poses} poses"),
+    }
+    yield Case("alignment", f"Procrustes of {poses} poses of 17 joints", variants)
+
+
+def _align_by(
+    nearest_rotation: Callable[[Tensor], Tensor],
+    source: Float[Tensor, "poses joints 3"],
+    target: Float[Tensor, "poses joints 3"],
+) -> Float[Tensor, "poses joints 3"]:
+    source_mean, target_mean = source.mean(1, keepdim=True), target.mean(1, keepdim=True)
+    source, target = source - source_mean, target - target_mean
+    covariance = target.mT @ source
+    rotation = nearest_rotation(covariance)
+    scale = (rotation * covariance).sum((-1, -2)) / source.square().sum((-1, -2))
+    aligned: Tensor = scale[:, None, None] * source @ rotation.mT + target_mean
+    return aligned
+
+
+def _svd_rotation(covariance: Float[Tensor, "poses 3 3"]) -> Float[Tensor, "poses 3 3"]:
+    U, _, Vh = torch.linalg.svd(covariance)
+    signs = torch.ones_like(covariance[:, 0])
+    signs[:, 2] = torch.linalg.det(U @ Vh).sign()
+    return (U * signs[:, None]) @ Vh
+
+
+def _numpy_align(source: Float[np.ndarray, "joints 3"], target: Float[np.ndarray, "joints 3"]) -> np.ndarray:
+    source_mean, target_mean = source.mean(0), target.mean(0)
+    source, target = source - source_mean, target - target_mean
+    U, sizes, Vh = np.linalg.svd(target.T @ source)
+    if np.linalg.det(U @ Vh) < 0:
+        U[:, 2] *= -1
+        sizes[2] *= -1
+    aligned: np.ndarray = sizes.sum() / (source**2).sum() * source @ (U @ Vh).T + target_mean
+    return aligned
+
+
+def data_cases(quick: bool) -> Iterator[Case]:
+    """One pass over a data set in batches of 256, and loading of motion capture where HUMANDIFF_DATA names some."""
+    dataset = SyntheticMotion(num_clips=2 if quick else 70)
+
+    class RowByRow(Dataset[Any]):
+        def __len__(self) -> int:
+            return len(dataset)
+
+        def __getitem__(self, index: int) -> Any:
+            return dataset[index]
+
+    def read(source: Dataset[Any], **options: Any) -> Tensor:
+        return torch.cat([batch["joints_cam"] for batch in DataLoader(source, batch_size=256, **options)])
+
+    variants = {
+        OURS: Variant(lambda: read(dataset, collate_fn=lambda batch: batch)),
+        "row by row": Variant(lambda: read(RowByRow()), note="__getitem__ and PyTorch's collation"),
+    }
+    yield Case("data", f"{len(dataset)} samples in batches of 256", variants)
+
+    root, split = os.environ.get("HUMANDIFF_DATA"), "test_takes" if quick else "train"
+
+    def load() -> Tensor:
+        assert root is not None
+        return torch.cat([motion.joints_world for motion in load_cmu_motions(Path(root), split)])
+
+    cmu = Variant(load) if root else Variant(None, note="not run: HUMANDIFF_DATA is not set")
+    yield Case("data", f"CMU motion capture, load split {split}", {OURS: cmu})

@@ -1,0 +1,125 @@
+"""ZeDO: the loop and the initial pose optimiser against the plain program, and the loop's peak memory."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from benchmarks.plain_zedo import plain_initial_poses, plain_zedo
+from benchmarks.timing import OURS, Case, Variant
+from posecore.geometry.camera import project
+from zedo.network import ScoreNetwork
+from zedo.prior import ScoreBackbone
+from zedo.sampler import InitialPose, Loop, Target, initial_poses, optimise
+
+JOINTS = 17
+# Measured once on an idle machine with two cores, with random weights.
+RELEASED_LOOP_S = {1: 3.7, 100: 16.3, 886: 87.0}
+RELEASED_INITIAL_S = {1: 0.9, 886: 1.4}
+
+
+def problem(people: int, hypotheses: int = 1, seed: int = 0) -> tuple[Float[Tensor, "hypotheses 17 3"], Target]:
+    """Anchors, and the noisy keypoints of other poses before different cameras; clouds as large as a person.
+
+    The work does not depend on what the poses look like. All keypoints are found, with confidences from 0.1 to 1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator)
+
+    poses = torch.randn(hypotheses + people, JOINTS, 3, generator=generator) * torch.tensor([0.25, 0.5, 0.2])
+    poses[:, 1], poses[:, 4] = torch.tensor([-0.14, 0.02, 0.03]), torch.tensor([0.14, 0.01, -0.02])  # hips
+    poses = poses - poses[:, :1]
+    anchors, truth = poses[:hypotheses], poses[hypotheses:]
+    transl = torch.tensor([-0.6, -0.4, 2.5]) + draw(people, 1, 3) * torch.tensor([1.2, 0.8, 3.5])
+    K = torch.eye(3).repeat(people, 1, 1)
+    K[:, 0, 0] = K[:, 1, 1] = 900 + 400 * draw(people)
+    K[:, :2, 2] = 450 + 100 * draw(people, 2)
+    pixels = project(truth + transl, K)
+    pixels = pixels + 5 * torch.randn(pixels.shape, generator=generator)
+    return anchors, Target(pixels, 1 - 0.9 * draw(people, JOINTS), K)
+
+
+def random_network(hidden_dim: int = 1024, embed_dim: int = 512, seed: int = 0) -> ScoreNetwork:
+    """A network of random weights, in eval mode: the time does not depend on them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ScoreNetwork(JOINTS, hidden_dim, embed_dim).eval()
+
+
+def run_ours(
+    network: ScoreNetwork, anchors: Tensor, target: Target, num_iterations: int, initial_steps: int = 0
+) -> Float[Tensor, "people hypotheses 18 3"]:
+    """Poses and, as a last row, translations by `zedo.sampler.optimise`."""
+    initial, loop = InitialPose(num_steps=initial_steps), Loop(num_iterations=num_iterations)
+    result = optimise(network, ScoreBackbone(), anchors, target, initial, loop)
+    return torch.cat([result.joints_rel, result.transl[..., None, :]], dim=-2)
+
+
+def run_plain(
+    network: ScoreNetwork, anchors: Tensor, target: Target, num_iterations: int, initial_steps: int = 0
+) -> Float[Tensor, "people hypotheses 18 3"]:
+    """The same by `plain_zedo`, in numpy's float64 around the network."""
+    inputs = (anchors, target.joints_2d_px, target.confidence, target.K)
+    P_init, pixels, confidence, K = (x.double().numpy() for x in inputs)
+    poses, transl = plain_zedo(network, P_init, pixels, confidence, K, num_iterations, initial_steps)
+    return torch.cat([torch.from_numpy(poses), torch.from_numpy(transl)[..., None, :]], dim=-2)
+
+
+def zedo_cases(quick: bool) -> Iterator[Case]:
+    """The loop at three sizes, one hypothesis and no initial optimiser; then the initial optimiser alone."""
+    iterations, steps = (50, 50) if quick else (1000, 500)
+    network = random_network()
+    for people in (1, 16) if quick else (1, 100, 886):
+        yield _loop_case(network, people, iterations, None if quick else RELEASED_LOOP_S[people])
+    for people in (1, 16) if quick else (1, 886):
+        yield _initial_case(people, steps, None if quick else RELEASED_INITIAL_S[people])
+
+
+def _loop_case(network: ScoreNetwork, people: int, iterations: int, released_s: float | None) -> Case:
+    anchors, target = problem(people)
+    variants = {
+        OURS: Variant(lambda: run_ours(network, anchors, target, iterations)),
+        "plain": Variant(lambda: run_plain(network, anchors, target, iterations)),
+    }
+    return Case("zedo", f"loop, {iterations} iterations, B={people}", variants, released_s=released_s)
+
+
+def _initial_case(people: int, steps: int, released_s: float | None) -> Case:
+    anchors, target = problem(people)
+
+    def ours() -> Tensor:
+        poses, transl = initial_poses(anchors, target, InitialPose(num_steps=steps))
+        return (poses + transl[..., None, :])[:, 0]
+
+    def plain() -> Tensor:
+        poses, transl = plain_initial_poses(anchors[0].numpy(), target.joints_2d_px.numpy(), target.K.numpy(), steps)
+        return torch.from_numpy(poses + transl[:, None])
+
+    # Adam at a fixed rate does not settle on an absolute error: rounding alone moves the last steps about.
+    note = "the difference is where Adam happens to be around the optimum"
+    variants = {OURS: Variant(ours), "plain": Variant(plain, note=note)}
+    return Case("zedo", f"initial pose, {steps} steps, B={people}", variants, released_s=released_s)
+
+
+def peak_memory(quick: bool) -> dict[str, Any]:
+    """Peak memory of all hypotheses of many frames at once, in a process of its own (`benchmarks.memory`)."""
+    hypotheses, frames = (2, 50) if quick else (50, 1000)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.memory", str(hypotheses), str(frames), "20"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"peak memory could not be measured:\n{done.stderr}")
+    facts: dict[str, Any] = json.loads(done.stdout)
+    return facts
