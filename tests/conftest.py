@@ -19,6 +19,7 @@ install_import_hook(
         "posecore.export",
         "zedo.network",
         "zedo.losses",
+        "zedo.prior",
         "zedo.sampler",
         "zedo.anchors",
     ],

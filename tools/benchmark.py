@@ -13,7 +13,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +34,15 @@ GROUPS: dict[str, Callable[[bool], Iterator[Case]]] = {
 }
 
 
-def main() -> None:
-    """Runs the benchmark."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the benchmark; by the command line where no arguments are given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(GROUPS), default=list(GROUPS), metavar="GROUP")
     parser.add_argument("--repeats", type=int, default=5, help="times to take of every variant; the median counts")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds something")
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it runs, not how fast")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.repeats < 1:
         parser.error(f"--repeats must be at least 1, got {args.repeats}")
     try:

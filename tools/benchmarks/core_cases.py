@@ -25,6 +25,7 @@ from posecore.geometry.alignment import align
 from posecore.geometry.rotation import random_rotmat
 
 _Inputs = tuple[Tensor, Tensor, Tensor]  # betas, body_pose, global_orient
+_Reduce = Callable[[Tensor, Tensor], Tensor]  # of vertices and kinematic joints, to what is wanted
 
 
 def smpl_cases(quick: bool) -> Iterator[Case]:
@@ -37,22 +38,33 @@ def smpl_cases(quick: bool) -> Iterator[Case]:
     body = load_body_model()
     assert body.J_regressor_h36m is not None
     kinematic, landmarks = _body_25(body)
-    regressors = {44: torch.cat([body.landmark_regressor(landmarks), body.J_regressor_h36m[:9]])}
-    regressors[25] = regressors[44][:11]
+    picked, regressed = body.landmark_regressor(landmarks), body.J_regressor_h36m[:9]
+    picks = picked.argmax(dim=-1).tolist()
     whole, generator = SMPLLayer(body), torch.Generator().manual_seed(0)
     correctives = torch.randn(body.posedirs.shape, generator=generator) * 1e-3
     corrected = dataclasses.replace(body, posedirs=correctives)
-    # What is made, our layer for it, and the joints and regressor that another layer has to take it with.
-    parts: list[tuple[str, BodyModel, SMPLLayer, list[int], Tensor | None]] = [
-        ("mesh", body, SMPLLayer(body, joints=()), [], None),
-        ("24 joints", body, whole.subset(joints=range(24)), list(range(24)), None),
-        ("44 joints", body, whole.subset(joints=range(24), regressor=regressors[44]), list(range(24)), regressors[44]),
-        ("25 joints", body, whole.subset(joints=kinematic, regressor=regressors[25]), kinematic, regressors[25]),
-        ("mesh with pose blend shapes", corrected, SMPLLayer(corrected, joints=()), [], None),
+    all_joints = list(range(24))
+    # What is made, our layer for it, and what smplx's output has to be reduced by.
+    parts: list[tuple[str, BodyModel, SMPLLayer, _Reduce]] = [
+        ("mesh", body, SMPLLayer(body, joints=()), lambda vertices, _: vertices),
+        ("24 joints", body, whole.subset(all_joints), lambda _, joints: joints[:, :24]),
+        (
+            "44 joints",
+            body,
+            whole.subset(all_joints, regressor=torch.cat([picked, regressed])),
+            lambda vertices, joints: torch.cat([joints[:, :24], vertices[:, picks], regressed @ vertices], dim=1),
+        ),
+        (
+            "25 joints",
+            body,
+            whole.subset(kinematic, regressor=picked),
+            lambda vertices, joints: torch.cat([joints[:, kinematic], vertices[:, picks]], dim=1),
+        ),
+        ("mesh with pose blend shapes", corrected, SMPLLayer(corrected, joints=()), lambda vertices, _: vertices),
     ]
-    for name, model, layer, joints, regressor in parts:
+    for name, model, layer, reduce in parts:
         reference, note = _smplx_layer(model)
-        theirs = None if reference is None else _smplx_part(reference, joints, regressor)
+        theirs = None if reference is None else _smplx_part(reference, reduce)
         for batch in (1, 4) if quick else (1, 32, 128):
             rotmat = random_rotmat((batch, 24), generator)
             inputs = (torch.randn(batch, 10, generator=generator), rotmat[:, 1:], rotmat[:, 0])
@@ -101,15 +113,11 @@ def _smplx_layer(body: BodyModel) -> tuple[Any | None, str]:
         return smplx.SMPLLayer("", data_struct=smplx.utils.Struct(**tables), num_betas=10), ""
 
 
-def _smplx_part(layer: Any, joints: list[int], regressor: Tensor | None) -> Callable[[_Inputs], Tensor]:
+def _smplx_part(layer: Any, reduce: _Reduce) -> Callable[[_Inputs], Tensor]:
     def part(inputs: _Inputs) -> Tensor:
         betas, body_pose, global_orient = inputs
         output = layer(betas=betas, body_pose=body_pose, global_orient=global_orient[:, None], pose2rot=False)
-        if not joints:
-            vertices: Tensor = output.vertices
-            return vertices
-        kinematic: Tensor = output.joints[:, joints]
-        return kinematic if regressor is None else torch.cat([kinematic, regressor @ output.vertices], dim=1)
+        return reduce(output.vertices, output.joints)
 
     return part
 
@@ -170,7 +178,8 @@ def _svd_rotation(covariance: Float[Tensor, "poses 3 3"]) -> Float[Tensor, "pose
     U, _, Vh = torch.linalg.svd(covariance)
     signs = torch.ones_like(covariance[:, 0])
     signs[:, 2] = torch.linalg.det(U @ Vh).sign()
-    return (U * signs[:, None]) @ Vh
+    rotation: Tensor = (U * signs[:, None]) @ Vh
+    return rotation
 
 
 def _numpy_align(source: Float[np.ndarray, "joints 3"], target: Float[np.ndarray, "joints 3"]) -> np.ndarray:

@@ -7,7 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.zedo_cases import problem, random_network, run_ours
+from benchmarks.zedo_cases import problem, run_ours
+from zedo.module import ZeDO
 
 
 def peak_bytes() -> int:
@@ -26,7 +27,7 @@ def peak_bytes() -> int:
 def main() -> None:
     """Prints the facts as JSON."""
     hypotheses, frames, iterations = (int(value) for value in sys.argv[1:])
-    network = random_network()
+    network = ZeDO.pretrained().network
     anchors, target = problem(frames, hypotheses)
     run_ours(network, anchors[:1], problem(1)[1], 2, 2)  # libraries and threads start up
     before = peak_bytes()

@@ -1,10 +1,12 @@
 """The benchmark as a picture: seconds as horizontal bars, one block per group, logarithmic."""
 
+import math
 from collections.abc import Sequence
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import NullFormatter
 
 from benchmarks.timing import OURS, Measured
 
@@ -39,10 +41,13 @@ def bar_plot(cases: Sequence[Measured], title: str) -> Figure:
             y += 1
         ax.set_xscale("log")
         ax.set_xlabel("seconds", fontsize=8)
-        ax.margins(x=0.2)
+        shown = [seconds for _, bars in blocks[group] for _, seconds, _ in bars] or [1.0]
+        # Whole decades, and room for the last label.
+        ax.set_xlim(10 ** math.floor(math.log10(min(shown))), 10 ** math.ceil(math.log10(max(shown)) + 0.3))
         ax.set_yticks([tick for tick, _ in ticks], [name for _, name in ticks], fontsize=8)
         ax.set_ylim(y - 0.8, -0.8)
         ax.set_title(group, loc="left", fontsize=10)
+        ax.xaxis.set_minor_formatter(NullFormatter())
         ax.tick_params(axis="x", labelsize=8)
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(

@@ -13,45 +13,31 @@ from torch import Tensor
 
 from benchmarks.plain_zedo import plain_initial_poses, plain_zedo
 from benchmarks.timing import OURS, Case, Variant
-from posecore.geometry.camera import project
+from posecore.data import PoseDataset, PoseSample, SyntheticMotion
+from zedo.module import ZeDO
 from zedo.network import ScoreNetwork
 from zedo.prior import ScoreBackbone
 from zedo.sampler import InitialPose, Loop, Target, initial_poses, optimise
 
-JOINTS = 17
-# Measured once on an idle machine with two cores, with random weights.
+# Measured once on an idle machine with two cores, with random weights: of the authors' program.
 RELEASED_LOOP_S = {1: 3.7, 100: 16.3, 886: 87.0}
 RELEASED_INITIAL_S = {1: 0.9, 886: 1.4}
 
 
 def problem(people: int, hypotheses: int = 1, seed: int = 0) -> tuple[Float[Tensor, "hypotheses 17 3"], Target]:
-    """Anchors, and the noisy keypoints of other poses before different cameras; clouds as large as a person.
-
-    The work does not depend on what the poses look like. All keypoints are found, with confidences from 0.1 to 1.
-    """
+    """Anchors, and keypoints of other people 5 px beside the truth; all are found, with confidences from 0.1 to 1."""
     generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=generator)
-
-    poses = torch.randn(hypotheses + people, JOINTS, 3, generator=generator) * torch.tensor([0.25, 0.5, 0.2])
-    poses[:, 1], poses[:, 4] = torch.tensor([-0.14, 0.02, 0.03]), torch.tensor([0.14, 0.01, -0.02])  # hips
-    poses = poses - poses[:, :1]
-    anchors, truth = poses[:hypotheses], poses[hypotheses:]
-    transl = torch.tensor([-0.6, -0.4, 2.5]) + draw(people, 1, 3) * torch.tensor([1.2, 0.8, 3.5])
-    K = torch.eye(3).repeat(people, 1, 1)
-    K[:, 0, 0] = K[:, 1, 1] = 900 + 400 * draw(people)
-    K[:, :2, 2] = 450 + 100 * draw(people, 2)
-    pixels = project(truth + transl, K)
-    pixels = pixels + 5 * torch.randn(pixels.shape, generator=generator)
-    return anchors, Target(pixels, 1 - 0.9 * draw(people, JOINTS), K)
+    anchors = _spread(SyntheticMotion(num_clips=7), hypotheses)["joints_rel"]
+    sample = _spread(SyntheticMotion(num_clips=14, split="test"), people)
+    pixels = sample["joints_2d_px"]
+    noise = 5 * torch.randn(pixels.shape, generator=generator)
+    confidence = 1 - 0.9 * torch.rand(pixels.shape[:-1], generator=generator)
+    return anchors, Target(pixels + noise, confidence, sample["K"])
 
 
-def random_network(hidden_dim: int = 1024, embed_dim: int = 512, seed: int = 0) -> ScoreNetwork:
-    """A network of random weights, in eval mode: the time does not depend on them."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return ScoreNetwork(JOINTS, hidden_dim, embed_dim).eval()
+def _spread(dataset: PoseDataset, count: int) -> PoseSample:
+    """Rows evenly spread over a data set."""
+    return dataset.__getitems__([i * len(dataset) // count for i in range(count)])
 
 
 def run_ours(
@@ -74,9 +60,9 @@ def run_plain(
 
 
 def zedo_cases(quick: bool) -> Iterator[Case]:
-    """The loop at three sizes, one hypothesis and no initial optimiser; then the initial optimiser alone."""
+    """The loop with the shipped weights, one hypothesis and no initial optimiser; then the initial optimiser alone."""
     iterations, steps = (50, 50) if quick else (1000, 500)
-    network = random_network()
+    network = ZeDO.pretrained().network
     for people in (1, 16) if quick else (1, 100, 886):
         yield _loop_case(network, people, iterations, None if quick else RELEASED_LOOP_S[people])
     for people in (1, 16) if quick else (1, 886):

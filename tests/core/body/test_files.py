@@ -213,7 +213,7 @@ SPIN_ORDER = [0, 4, 5, 6, 1, 2, 3, *range(7, 17)]
 def test_either_order_of_the_h36m_regressor_becomes_h36m17(tmp_path, place, order):
     arrays = make_arrays()
     regressor = np.random.default_rng(1).random((17, 40))
-    # The rest pose has its left at +x; a body has more to tell its legs apart than the hips, but only they are asked.
+    # The rest pose has its left at +x.
     left, right = H36M_17.index("l_hip"), H36M_17.index("r_hip")
     if (regressor @ arrays["v_template"][:, 0])[left] < (regressor @ arrays["v_template"][:, 0])[right]:
         arrays["v_template"][:, 0] *= -1

@@ -88,15 +88,14 @@ def test_left_and_right_are_mirror_images() -> None:
 
 
 def test_splits_seeds_and_clips_differ_and_repeat() -> None:
-    def first(**arguments) -> torch.Tensor:
-        return SyntheticMotion(num_clips=1, **arguments)[0]["joints_rel"]
+    def made(num_clips: int = 1, **arguments) -> SyntheticMotion:
+        return SyntheticMotion(num_clips=num_clips, fps=10.0, **arguments)  # fewer frames say as much
 
-    base = first()
-    assert torch.equal(base, first())
-    assert not torch.equal(base, first(split="test"))
-    assert not torch.equal(base, first(seed=1))
-    many, few = SyntheticMotion(num_clips=3), SyntheticMotion(num_clips=2)
-    assert torch.equal(many.samples["joints_cam"][: len(few)], few.samples["joints_cam"])
+    many, one = made(3), made()
+    assert torch.equal(one.samples["joints_rel"], made().samples["joints_rel"])
+    assert not torch.equal(one[0]["joints_rel"], made(split="test")[0]["joints_rel"])
+    assert not torch.equal(one[0]["joints_rel"], made(seed=1)[0]["joints_rel"])
+    assert torch.equal(many.samples["joints_cam"][: len(one)], one.samples["joints_cam"])
     assert_pose_dataset(many)
     assert len(set(many.samples["action"])) == 3
 

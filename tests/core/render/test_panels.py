@@ -74,13 +74,16 @@ CAMERA = "Camera: focal length assumed: image diagonal sqrt(width^2 + height^2) 
     ids=["usual", "long", "one word", "title only", "subtitle only", "neither"],
 )
 def test_no_text_is_cut_off(title: str, subtitle: str, label: str) -> None:
-    wide = panel(title=title, subtitle=subtitle, labels=[label])
-    assert_text_lies_inside(wide)
-    shown = "".join(text.get_text() for text in wide.texts).replace(" ", "")
+    figure = panel(title=title, subtitle=subtitle, labels=[label])
+    assert_text_lies_inside(figure)
+    shown = "".join(text.get_text() for text in figure.texts).replace(" ", "")
     assert title.replace(" ", "") in shown
     assert subtitle.replace(" ", "") in shown
-    portrait = np.full((400, 120, 3), 200, dtype=np.uint8)  # stands in the middle of its place
-    assert_text_lies_inside(panel(title=title, subtitle=subtitle, labels=[label], image=portrait))
+
+
+def test_a_narrow_photo_has_its_label_inside_the_picture() -> None:
+    portrait = np.full((400, 60, 3), 200, dtype=np.uint8)  # stands in the middle of its place
+    assert_text_lies_inside(panel(image=portrait, labels=["person " * 60]))
 
 
 def test_long_headings_take_room_of_their_own() -> None:

@@ -31,15 +31,14 @@ def intrinsics(
     Raises:
         ValueError: If the last dimension of ``focal_length`` is neither 1 nor 2.
     """
-    if not isinstance(focal_length, Tensor):
-        focal_length = center.new_tensor([focal_length])
-    elif focal_length.shape[-1:] not in ((1,), (2,)):
+    focal = focal_length if isinstance(focal_length, Tensor) else center.new_tensor([focal_length])
+    if focal.shape[-1:] not in ((1,), (2,)):
         raise ValueError(
-            f"focal_length has shape {tuple(focal_length.shape)}; its last dimension must be 1, or 2 for (fx, fy)"
+            f"focal_length has shape {tuple(focal.shape)}; its last dimension must be 1, or 2 for (fx, fy)"
         )
-    focal_length, center = torch.broadcast_tensors(focal_length, center)
+    focal, center = torch.broadcast_tensors(focal, center)
     zero, one = torch.zeros_like(center[..., 0]), torch.ones_like(center[..., 0])
-    rows = (focal_length[..., 0], zero, center[..., 0], zero, focal_length[..., 1], center[..., 1], zero, zero, one)
+    rows = (focal[..., 0], zero, center[..., 0], zero, focal[..., 1], center[..., 1], zero, zero, one)
     return torch.stack(rows, dim=-1).reshape(*zero.shape, 3, 3)
 
 

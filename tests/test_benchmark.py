@@ -1,0 +1,162 @@
+"""The benchmark compares like with like, and writes what it found. Times are never asserted."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from zedo.network import ScoreNetwork
+from zedo.sampler import InitialPose, Target, initial_poses
+
+TOOLS = Path(__file__).parents[1] / "tools"
+sys.path.insert(0, str(TOOLS))  # tools are scripts, not an installed package
+
+from benchmark import main  # noqa: E402
+from benchmarks.core_cases import alignment_cases, data_cases, smpl_cases  # noqa: E402
+from benchmarks.plain_zedo import plain_initial_poses  # noqa: E402
+from benchmarks.plot import RELEASED, bar_plot, seconds_text  # noqa: E402
+from benchmarks.timing import OURS, Case, Variant, measure  # noqa: E402
+from benchmarks.zedo_cases import peak_memory, problem, run_ours, run_plain, zedo_cases  # noqa: E402
+
+
+def random_network(hidden_dim: int, embed_dim: int, dtype: torch.dtype) -> ScoreNetwork:
+    """A network of random weights whose output is not small."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = ScoreNetwork(17, hidden_dim, embed_dim).eval().to(dtype)
+    with torch.no_grad():
+        network.head.weight.mul_(2)
+    return network
+
+
+def cast(target: Target, dtype: torch.dtype) -> Target:
+    return Target(target.joints_2d_px.to(dtype), target.confidence.to(dtype), target.K.to(dtype))
+
+
+# The plain program computes in float64 around the network; in float32 the rays alone are rounded by micrometres.
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])
+@pytest.mark.parametrize(("hidden_dim", "embed_dim", "num_iterations"), [(128, 32, 60), (1024, 512, 30)])
+def test_the_plain_loop_finds_what_humandiff_finds(
+    hidden_dim: int, embed_dim: int, num_iterations: int, dtype: torch.dtype, atol: float
+) -> None:
+    network = random_network(hidden_dim, embed_dim, dtype)
+    anchors, target = problem(people=3, hypotheses=2)
+    anchors, target = anchors.to(dtype), cast(target, dtype)
+    ours = run_ours(network, anchors, target, num_iterations)
+    plain = run_plain(network, anchors, target, num_iterations)
+    assert ours.shape == (3, 2, 18, 3)
+    torch.testing.assert_close(ours.double(), plain, atol=atol, rtol=0)
+    # The loop did something, and the two hypotheses are not one.
+    start = run_plain(network, anchors, target, num_iterations=0)
+    assert (plain - start).abs().amax((-1, -2)).min() > 0.05
+    assert (plain[:, 0] - plain[:, 1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 40])
+def test_the_plain_initial_optimiser_finds_what_humandiff_finds(num_steps: int) -> None:
+    anchors, target = problem(people=3)
+    anchors, target = anchors.double(), cast(target, torch.float64)
+    ours = initial_poses(anchors, target, InitialPose(num_steps=num_steps))
+    plain = plain_initial_poses(anchors[0].numpy(), target.joints_2d_px.numpy(), target.K.numpy(), num_steps)
+    for value, expected in zip(ours, plain, strict=True):
+        torch.testing.assert_close(value[:, 0], torch.from_numpy(expected), atol=1e-6, rtol=0)
+
+
+def test_the_whole_of_both_programs_agrees() -> None:
+    network = random_network(128, 32, torch.float64)
+    anchors, target = problem(people=2, hypotheses=2)
+    args = (network, anchors.double(), cast(target, torch.float64), 20, 20)
+    torch.testing.assert_close(run_ours(*args), run_plain(*args), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("cases", "atol"), [(zedo_cases, 1e-4), (smpl_cases, 1e-5), (alignment_cases, 1e-4), (data_cases, 0)]
+)
+def test_all_variants_of_a_case_find_the_same(cases, atol: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HUMANDIFF_DATA", raising=False)
+    compared = 0
+    for case in cases(quick=True):
+        if case.name.startswith("initial pose"):
+            continue  # Adam does not settle; compared step by step above
+        measured = measure(case, repeats=1, min_seconds=0)
+        for name, timing in measured.timings.items():
+            if name != OURS and timing.median_s is not None:
+                assert timing.difference <= atol, (case.name, name)
+                compared += 1
+    assert compared
+
+
+def test_medians_ratios_and_what_cannot_run() -> None:
+    calls: list[str] = []
+
+    def variant(name: str, value: float) -> Variant:
+        def run() -> torch.Tensor:
+            calls.append(name)
+            return torch.tensor([value, value])
+
+        return Variant(run, factor=10 if name == "part" else 1)
+
+    missing = Variant(None, note="not run: no such library")
+    case = Case("g", "n", {OURS: variant(OURS, 1.0), "part": variant("part", 1.5), "missing": missing}, "relative", 3.0)
+    measured = measure(case, repeats=3, min_seconds=0)
+    assert calls == [OURS, "part", "part", OURS, OURS, "part", "part", OURS]
+    for name in (OURS, "part"):
+        timing = measured.timings[name]
+        assert len(timing.times_s) == 3
+        assert timing.calls_per_time == 1
+        assert timing.median_s == sorted(timing.times_s)[1]
+    assert measured.ratios == {"part": measured.timings["part"].median_s / measured.timings[OURS].median_s}
+    assert measured.timings["part"].difference == 0.5
+    assert measured.timings["missing"].median_s is None
+    figure = bar_plot([measured], "title")
+    assert {text.get_text() for text in figure.axes[0].get_legend().get_texts()} == {OURS, "part", RELEASED}
+    with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
+        measure(case, repeats=0)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(87.04, "87 s"), (1.5, "1.5 s"), (0.0123, "12.3 ms")])
+def test_seconds_are_readable(seconds: float, text: str) -> None:
+    assert seconds_text(seconds) == text
+
+
+def test_peak_memory_counts_what_the_run_adds() -> None:
+    facts = peak_memory(quick=True)
+    assert (facts["hypotheses"], facts["frames"]) == (2, 50)
+    assert 0 <= facts["added_gb"] < facts["peak_gb"] < 4
+
+
+def test_end_to_end(tmp_path: Path) -> None:
+    output = tmp_path / "benchmark"
+    args = ["--quick", "--only", "alignment", "--repeats", "2", "--output", str(output)]
+    command = [sys.executable, str(TOOLS / "benchmark.py"), *args]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "extrapolated from 200 of 2000 poses" in done.stdout
+    content = json.loads((output / "benchmark.json").read_text())
+    assert {"cpus", "threads", "torch"} <= content["machine"].keys()
+    (case,) = content["cases"]
+    assert case["timings"].keys() == {OURS, "torch SVD", "roma", "numpy loop"}
+    assert all(timing["median_s"] > 0 and len(timing["times_s"]) == 2 for timing in case["timings"].values())
+    assert case["ratios"]["roma"] == case["timings"]["roma"]["median_s"] / case["timings"][OURS]["median_s"]
+    with Image.open(output / "benchmark.png") as image:
+        assert image.width > 500
+    assert {path.name for path in output.iterdir()} == {"benchmark.json", "benchmark.png"}
+
+    with pytest.raises(SystemExit, match="already holds 2 entries"):
+        main(args)
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [(["--repeats", "0"], "repeats must be at least 1, got 0"), (["--only", "x"], "invalid choice")],
+)
+def test_bad_arguments(tmp_path: Path, args: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*args, "--output", str(tmp_path / "new")])
+    assert stop.value.code == 2
+    assert error in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
