@@ -15,7 +15,7 @@ from zedo.sampler import InitialPose, Target, initial_poses
 TOOLS = Path(__file__).parents[1] / "tools"
 sys.path.insert(0, str(TOOLS))  # tools are scripts, not an installed package
 
-from benchmark import main  # noqa: E402
+from benchmark import lines, main  # noqa: E402
 from benchmarks.core_cases import alignment_cases, data_cases, smpl_cases  # noqa: E402
 from benchmarks.plain_zedo import plain_initial_poses  # noqa: E402
 from benchmarks.plot import RELEASED, bar_plot, seconds_text  # noqa: E402
@@ -113,6 +113,9 @@ def test_medians_ratios_and_what_cannot_run() -> None:
     assert measured.timings["part"].difference == 0.5
     assert measured.timings["missing"].median_s is None
     figure = bar_plot([measured], "title")
+    printed = "\n".join(lines(measured))
+    assert "released           3 s" in printed
+    assert "missing      not run: no such library" in printed
     assert {text.get_text() for text in figure.axes[0].get_legend().get_texts()} == {OURS, "part", RELEASED}
     with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
         measure(case, repeats=0)

@@ -90,7 +90,7 @@ def test_frozen_does_not_see_later_weights(small_network: ScoreNetwork) -> None:
     before = denoise(x, 0).clone()
     assert torch.equal(denoise(x, 0), before)
     with torch.no_grad():
-        small_network.layers[0].bias.add_(1)
+        small_network.layers[0].bias[::2].add_(1)  # every other one: group norm removes what a group has in common
     assert torch.equal(denoise(x, 0), before)
     assert not torch.allclose(small_network(x, labels[0]), before)
 

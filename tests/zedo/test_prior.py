@@ -104,9 +104,9 @@ def test_score_factor_belongs_to_the_score_backbone(name: str) -> None:
 
 def test_unknown_names() -> None:
     with pytest.raises(ValueError, match="backbone must be 'score', 'ddim' or 'ddpm', got 'flow'"):
-        make_backbone("flow")
+        make_backbone.__wrapped__("flow")  # the tests' type checker would refuse it first
     with pytest.raises(ValueError, match="sampler must be 'ddim' or 'ddpm', got 'pndm'"):
-        DiscreteBackbone("pndm")
+        DiscreteBackbone.__init__.__wrapped__(object.__new__(DiscreteBackbone), "pndm")
 
 
 def test_score_perturbation_is_the_sdes() -> None:

@@ -1,11 +1,13 @@
 """The one command line: ``<method> fit | validate | test | predict --config ...``."""
 
 import os
+import pickle
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -59,7 +61,21 @@ class _CLI(LightningCLI):
     """Adds ``--output.folder`` and ``--output.overwrite``, where `predict` writes."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the writer of predictions."""
         parser.add_lightning_class_args(PredictionWriter, "output")
+
+    def _check_checkpoint(self) -> None:
+        """Reads a checkpoint's index before any work is done; a cut-off or foreign file is one clear error."""
+        path = self._get(self.config, "ckpt_path")
+        if path is None or not Path(path).is_file():
+            return  # Lightning knows names such as "last", and says which file is missing
+        try:
+            torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"ckpt_path: {path} is not a checkpoint that can be read ({reason})") from error
+
+    before_fit = before_validate = before_test = before_predict = _check_checkpoint
 
 
 def find_configs(args: list[str], configs: Path) -> list[str]:

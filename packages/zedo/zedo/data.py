@@ -14,6 +14,7 @@ from posecore.data.keypoint_dataset import KeypointInput
 from posecore.data.sample import PoseSample
 from posecore.data.transforms import flip_joints, rotate_joints
 from posecore.geometry.rotation import random_rotmat
+from posecore.training.step_seed import step_seed
 
 
 class ZeDODataModule(PoseDataModule):
@@ -77,8 +78,11 @@ class ZeDODataModule(PoseDataModule):
         if self.trainer is None or not self.trainer.training:
             return batch
         joints = batch["joints_rel"]
-        draw = torch.rand(2, len(joints), 1, 1, device=joints.device)
-        joints = torch.where(draw[0] < self.flip_prob, flip_joints(joints, self.joint_set), joints)
-        rotated = rotate_joints(joints, random_rotmat((len(joints),), device=joints.device, dtype=joints.dtype))
-        joints = torch.where(draw[1] < self.rotate_prob, rotated, joints)
+        generator = torch.Generator().manual_seed(
+            step_seed(self.trainer, self.trainer.fit_loop.epoch_loop.batch_idx + 1, self.seed)
+        )
+        mirrored, turned = (torch.rand(2, len(joints), 1, 1, generator=generator)).to(joints.device)
+        rotmat = random_rotmat((len(joints),), generator, dtype=joints.dtype).to(joints.device)
+        joints = torch.where(mirrored < self.flip_prob, flip_joints(joints, self.joint_set), joints)
+        joints = torch.where(turned < self.rotate_prob, rotate_joints(joints, rotmat), joints)
         return cast(PoseSample, {**batch, "joints_rel": joints})

@@ -108,7 +108,8 @@ class ScoreNetwork(nn.Module):
             labels: The noise levels, as in `forward`.
 
         Returns:
-            A function of the noisy poses and the index of the level.
+            A function of the noisy poses (of any precision; the network works in that of ``labels``) and the index of
+            the level.
         """
         biases = self.time_path(labels).biases.unbind(-2)
         products = [_packed_product(layer) for layer in (*self.layers, self.head)]
@@ -118,7 +119,8 @@ class ScoreNetwork(nn.Module):
                 lambda h, product=product, bias=bias: product(h, bias[i])
                 for product, bias in zip(products[:-1], biases, strict=True)
             ]
-            return self._trunk(x_t, [*steps, lambda h: products[-1](h, self.head.bias)])
+            noise = self._trunk(x_t.to(labels.dtype), [*steps, lambda h: products[-1](h, self.head.bias)])
+            return noise.to(x_t.dtype)
 
         return denoise
 

@@ -103,6 +103,8 @@ class Target:
         confidence: In [0, 1]; 0 for a keypoint that was not found.
         K: Camera matrices.
         root: Index of the pelvis.
+        rays: Unit rays through the keypoints, ``r-hat`` of Eq. (3), in float64.
+        visible: Which keypoints were found.
     """
 
     joints_2d_px: Float[Tensor, "people joints 2"]
@@ -113,7 +115,11 @@ class Target:
     visible: Bool[Tensor, "people joints"] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rays", backproject_rays(self.joints_2d_px, self.K))
+        # A thousand moves of micrometres to rays over metres: float32 geometry would end 1e-4 m off. The network is
+        # not touched by this, and the geometry is cheap. Apple's GPUs have no float64.
+        wide = torch.float32 if self.K.device.type == "mps" else torch.float64
+        rays = backproject_rays(self.joints_2d_px.to(wide), self.K.to(wide))
+        object.__setattr__(self, "rays", rays)
         object.__setattr__(self, "visible", self.confidence > 0)
 
 
@@ -156,7 +162,7 @@ def initial_poses(
     root = torch.zeros_like(hung_on)
     root[:, target.root] = 1
     hung_on = torch.where(target.visible[:, target.root, None], root, hung_on)
-    ray = torch.einsum("pj,pjc->pc", hung_on, target.rays)
+    ray = torch.einsum("pj,pjc->pc", hung_on, target.rays.to(anchors.dtype))
     ray = torch.nn.functional.normalize(ray, dim=-1)[:, None]
     hook = torch.einsum("pj,hjc->phc", hung_on, anchors)
 
@@ -203,7 +209,7 @@ def _weak_depth(anchors: Float[Tensor, "hypotheses joints 3"], target: Target) -
         centred = points - (points * weight).sum(-2, keepdim=True)
         return (centred.square() * weight).sum((-2, -1)).sqrt()
 
-    on_plane = (target.rays[..., :2] / target.rays[..., 2:])[:, None]
+    on_plane = (target.rays[..., :2] / target.rays[..., 2:])[:, None].to(anchors.dtype)
     return (spread(anchors[None, ..., :2]) / spread(on_plane).clamp(min=1e-6)).clamp(0.5, 100)
 
 
@@ -296,7 +302,8 @@ def optimise(
         )
     hypotheses = anchors.shape[0]
     poses, transl = initial_poses(anchors, target, initial)
-    poses, transl = poses.flatten(0, 1), transl.flatten(0, 1)
+    wide = target.rays.dtype
+    poses, transl = poses.flatten(0, 1).to(wide), transl.flatten(0, 1).to(wide)
     solver = translation_solver(target)
     times = torch.linspace(loop.t_start, loop.t_end, loop.num_iterations, dtype=torch.float64, device=poses.device)
     steps = backbone.steps(times, loop.dt or 1e-3, loop.score_factor)
@@ -305,7 +312,7 @@ def optimise(
     row = torch.arange(people * hypotheses, device=poses.device) // hypotheses  # whose keypoints a row explains
     done_poses, done_transl = torch.empty_like(poses), torch.empty_like(transl)
     with torch.inference_mode():
-        denoise = network.frozen(steps.labels.to(poses.dtype))
+        denoise = network.frozen(steps.labels.to(anchors.dtype))
         for start in range(0, len(row), chunk):
             part = slice(start, start + chunk)
             P, T, who = poses[part], transl[part], row[part]
@@ -318,8 +325,8 @@ def optimise(
                 if progress is not None:
                     progress(start * loop.num_iterations + (i + 1) * len(P), len(row) * loop.num_iterations)
             done_poses[part], done_transl[part] = P, T
-    joints_rel = done_poses.clone().unflatten(0, (people, hypotheses))
-    translations = done_transl.clone().unflatten(0, (people, hypotheses))
+    joints_rel = done_poses.to(anchors.dtype, copy=True).unflatten(0, (people, hypotheses))
+    translations = done_transl.to(anchors.dtype, copy=True).unflatten(0, (people, hypotheses))
     return ZeDOResult(joints_rel, translations, reprojection_error(joints_rel, translations, target))
 
 
