@@ -40,12 +40,14 @@ def run(
     # Lightning 2.6 calls a deprecated function of PyTorch at every start; nothing a user could act on.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     try:
+        found = find_configs(list(sys.argv[1:] if args is None else args), configs)
+        check_checkpoint(found)
         if args is None:
-            sys.argv[1:] = find_configs(sys.argv[1:], configs)
+            sys.argv[1:] = found
         return _CLI(
             module,
             datamodule,
-            args=None if args is None else find_configs(list(args), configs),
+            args=None if args is None else found,
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
@@ -64,18 +66,23 @@ class _CLI(LightningCLI):
         """Adds the writer of predictions."""
         parser.add_lightning_class_args(PredictionWriter, "output")
 
-    def _check_checkpoint(self) -> None:
-        """Reads a checkpoint's index before any work is done; a cut-off or foreign file is one clear error."""
-        path = self._get(self.config, "ckpt_path")
-        if path is None or not Path(path).is_file():
-            return  # Lightning knows names such as "last", and says which file is missing
-        try:
-            torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"ckpt_path: {path} is not a checkpoint that can be read ({reason})") from error
 
-    before_fit = before_validate = before_test = before_predict = _check_checkpoint
+def check_checkpoint(args: list[str]) -> None:
+    """Reads the index of the checkpoint that ``--ckpt_path`` names, before any work is done.
+
+    Names such as "last" and files that are not there are left to Lightning.
+
+    Raises:
+        ValueError: The file is cut off, or no checkpoint.
+    """
+    for i, arg in enumerate(args):
+        name = arg.removeprefix("--ckpt_path=") if arg.startswith("--ckpt_path=") else arg
+        if (name != arg or args[i - 1 : i] == ["--ckpt_path"]) and Path(name).is_file():
+            try:
+                torch.load(name, map_location="cpu", mmap=True, weights_only=True)
+            except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+                reason = str(error).splitlines()[0]
+                raise ValueError(f"ckpt_path: {name} is not a checkpoint that can be read ({reason})") from error
 
 
 def find_configs(args: list[str], configs: Path) -> list[str]:
