@@ -7,6 +7,11 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
+# Tests run side by side, one process a core: threads of one would only wait for those of another. The variable is for
+# the programs that tests start.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Must run before the packages are imported anywhere in the test session.
 install_import_hook(
     [
