@@ -271,13 +271,25 @@ def test_no_people(make: SimpleNamespace) -> None:
     assert result.best.shape == (0,)
 
 
-def test_best_is_the_hypothesis_with_the_least_reprojection_error(make: SimpleNamespace) -> None:
+def test_best_is_the_medoid_whatever_the_hypotheses_root() -> None:
+    joints_rel = torch.randn(4, 5, JOINTS, 3, generator=torch.Generator().manual_seed(0))
+    expected = []
+    for person in joints_rel - joints_rel[:, :, :1]:
+        distance = [sum(float((a - b).norm(dim=-1).mean()) for b in person) for a in person]
+        expected.append(int(np.argmin(distance)))
+    moved = joints_rel + torch.randn(4, 5, 1, 3, generator=torch.Generator().manual_seed(1))
+    result = ZeDOResult(moved, torch.zeros(4, 5, 3), torch.zeros(4, 5))
+    assert result.best.tolist() == expected
+    assert len(set(expected)) > 1
+
+
+def test_reprojection_error_is_a_weighted_mean_distance(make: SimpleNamespace) -> None:
     target = make.target(1, noise_px=0)
     truth = make.anchors(1, seed=1)[0]
     transl = solve_translation(truth[None], translation_solver(target))[0]
     joints_rel = torch.stack([truth + 0.05, truth, truth - 0.1])[None]
     errors = reprojection_error(joints_rel, transl.expand(1, 3, 3), target)
-    assert ZeDOResult(joints_rel, transl.expand(1, 3, 3), errors).best.tolist() == [1]
+    assert errors.argmin(-1).tolist() == [1]
     pixels = project(joints_rel[0] + transl, target.K)
     expected = [
         np.average((pixels[h] - target.joints_2d_px[0]).norm(dim=-1), weights=target.confidence[0]) for h in range(3)

@@ -171,7 +171,7 @@ class ZeDO(LightningModule):
             for name in sets:
                 groups = data.actions(name) if self.protocol.averaging == "action" else None
                 metrics[f"{name}/"] = ProtocolMetric(self.protocol, groups)
-                # The hypothesis that disagrees least with the picture; choosing it needs no truth.
+                # One hypothesis, chosen without the truth.
                 chosen = dataclasses.replace(self.protocol, hypotheses="first")
                 metrics[f"{name}/chosen_"] = ProtocolMetric(chosen, groups)
 
