@@ -138,7 +138,7 @@ class ZeDOResult(NamedTuple):
         """The hypothesis closest to all others (the medoid), ``(people,)``; needs no ground truth.
 
         All hypotheses nearly reach their keypoints, so the reprojection error cannot tell them apart; on the open
-        validation set the medoid is 5 to 14 mm better than the hypothesis of least reprojection error.
+        validation set, where the rule was chosen, the medoid is 5 to 14 mm better than the least reprojection error.
         """
         relative = self.joints_rel - self.joints_rel[..., :1, :]
         distance = [(relative - relative[:, i, None]).norm(dim=-1).mean(dim=(1, 2)) for i in range(relative.shape[1])]
