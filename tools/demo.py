@@ -22,11 +22,12 @@ from torch import Tensor
 from posecore.cli import run
 from posecore.data import CMUMocap, DetectorNoise, PoseDataset, PoseSample, SyntheticMotion
 from posecore.export.files import OutputFolder, write_bytes, write_text
+from posecore.geometry.placement import reprojection_error
 from posecore.metrics.protocols import evaluate, get_protocol
 from posecore.render.panels import figure_png, hypothesis_panel
 from zedo.data import ZeDODataModule
 from zedo.module import ZeDO
-from zedo.sampler import InitialPose, Target, initial_poses, reprojection_error
+from zedo.sampler import InitialPose, Target, initial_poses
 
 ZEDO_CONFIGS = Path(__file__).parents[1] / "packages" / "zedo" / "zedo" / "configs"
 PHOTOGRAPHS = Path(__file__).parent / "demo_data"
@@ -141,7 +142,7 @@ def nearest_anchor(model: ZeDO, batch: PoseSample) -> Float[Tensor, "people 1 jo
     """The anchor that, turned and placed, lies closest to the keypoints; what ZeDO starts from, without its loop."""
     target = Target(batch["joints_2d_px"], batch["confidence"], batch["K"])
     poses, transl = initial_poses(model.anchors_50, target, model.initial_pose)
-    best = reprojection_error(poses, transl, target).argmin(-1)
+    best = reprojection_error(poses, transl, target.joints_2d_px, target.confidence, target.K).argmin(-1)
     return poses[torch.arange(len(best)), best][:, None]
 
 

@@ -16,7 +16,6 @@ from zedo.sampler import (
     initial_poses,
     optimise,
     project_to_rays,
-    reprojection_error,
     solve_translation,
     translation_solver,
 )
@@ -281,20 +280,6 @@ def test_best_is_the_medoid_whatever_the_hypotheses_root() -> None:
     result = ZeDOResult(moved, torch.zeros(4, 5, 3), torch.zeros(4, 5))
     assert result.best.tolist() == expected
     assert len(set(expected)) > 1
-
-
-def test_reprojection_error_is_a_weighted_mean_distance(make: SimpleNamespace) -> None:
-    target = make.target(1, noise_px=0)
-    truth = make.anchors(1, seed=1)[0]
-    transl = solve_translation(truth[None], translation_solver(target))[0]
-    joints_rel = torch.stack([truth + 0.05, truth, truth - 0.1])[None]
-    errors = reprojection_error(joints_rel, transl.expand(1, 3, 3), target)
-    assert errors.argmin(-1).tolist() == [1]
-    pixels = project(joints_rel[0] + transl, target.K)
-    expected = [
-        np.average((pixels[h] - target.joints_2d_px[0]).norm(dim=-1), weights=target.confidence[0]) for h in range(3)
-    ]
-    np.testing.assert_allclose(errors[0], expected, atol=1e-9)
 
 
 def test_turning_camera_and_people_together_turns_the_loop(make: SimpleNamespace) -> None:

@@ -15,11 +15,13 @@ import numpy as np
 import torch
 
 from posecore.body.files import load_body_model
-from posecore.body.skeletons import H36M_17, MPI_INF_3DHP_17, MPI_INF_3DHP_28, SMPL_24, JointSet
+from posecore.body.skeletons import H36M_17, HUMANEVA_15, MPI_INF_3DHP_17, MPI_INF_3DHP_28, SMPL_24, JointSet
 from posecore.body.smpl import SMPLLayer
 
 _CAMERAS = ("54138969", "55011271", "58860488", "60457274")
 _FROM_32 = [0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27]
+_HUMANEVA_CAMERAS = ("C1", "C2", "C3")
+_HUMANEVA_FROM_H36M = {"head": "head_top"}
 _SHIFT_PX = np.array([2.0, 0.0])  # The error of all detections.
 _ORDER_3DPW = [5, 2, 6, 3, 11, 14, 12, 15, 13, 16, 1, 4, 8, 10, 0, 7, 9]  # Joint i of the file is H36M-17's.
 
@@ -39,9 +41,10 @@ def write_human36m(
     frames: int = 7,
     extra_frames: int = 3,
 ) -> Path:
-    """Writes data_3d_h36m.npz, data_2d_h36m_{hr,cpn_ft_h36m_dbb}.npz and camera-parameters.json.
+    """Writes data_3d_h36m.npz, data_2d_h36m_{gt,hr,cpn_ft_h36m_dbb}.npz and camera-parameters.json.
 
-    Detections run ``extra_frames`` longer than the motion and are exact but for a shift of 2 pixels in x.
+    Detections run ``extra_frames`` longer than the motion and are exact but for a shift of 2 pixels in x; ``gt`` is as
+    long as the motion and bent by the lens.
     """
     generator = np.random.default_rng(1)
     root.mkdir(parents=True, exist_ok=True)
@@ -58,31 +61,73 @@ def write_human36m(
 
     positions: dict[str, dict[str, np.ndarray]] = {subject: {} for subject in subjects}
     detected: dict[str, dict[str, list[np.ndarray]]] = {subject: {} for subject in subjects}
+    truth: dict[str, dict[str, list[np.ndarray]]] = {subject: {} for subject in subjects}
     for number, subject in enumerate(subjects):
         for offset, clip in enumerate(clips):
-            y_up = people(frames + extra_frames, seed=10 * number + offset)
-            world = np.stack((y_up[..., 0], -y_up[..., 2], y_up[..., 1]), axis=-1)  # z up
+            world = _z_up(people(frames + extra_frames, seed=10 * number + offset))
             full = generator.standard_normal((frames, 32, 3)).astype(np.float32)
             full[:, _FROM_32] = world[:frames]
             positions[subject][clip] = full
-            views = []
+            detected[subject][clip], truth[subject][clip] = [], []
             for camera in _CAMERAS:
                 place = extrinsics[subject][camera]
                 cam = world @ np.array(place["R"]).T + np.array(place["t"])[:, 0] / 1000
-                exact = _project(cam, np.array(intrinsics[camera]["calibration_matrix"]))
-                views.append((exact + _SHIFT_PX).astype(np.float32))
-            detected[subject][clip] = views
+                matrix = np.array(intrinsics[camera]["calibration_matrix"])
+                detected[subject][clip].append((_project(cam, matrix) + _SHIFT_PX).astype(np.float32))
+                truth[subject][clip].append(_project(_bend(cam[:frames]), matrix).astype(np.float32))
     np.savez_compressed(root / "data_3d_h36m.npz", positions_3d=np.array(positions, dtype=object))
     without_nose = [j for j in range(17) if j != H36M_17.index("neck_nose")]
-    for name, joints in (("cpn_ft_h36m_dbb", list(range(17))), ("hr", without_nose)):
-        kept = {s: {c: [v[:, joints] for v in views] for c, views in of.items()} for s, of in detected.items()}
-        metadata = {"layout_name": "h36m", "num_joints": len(joints), "keypoints_symmetry": [[4, 5], [1, 2]]}
-        np.savez_compressed(
-            root / f"data_2d_h36m_{name}.npz",
-            positions_2d=np.array(kept, dtype=object),
-            metadata=np.array(metadata, dtype=object),
-        )
+    every = list(range(17))
+    for name, given, joints in (
+        ("gt", truth, every),
+        ("cpn_ft_h36m_dbb", detected, every),
+        ("hr", detected, without_nose),
+    ):
+        kept = {s: {c: [v[:, joints] for v in views] for c, views in of.items()} for s, of in given.items()}
+        _write_keypoints(root / f"data_2d_h36m_{name}.npz", kept, "h36m", len(joints))
     return root
+
+
+def write_humaneva(
+    root: Path,
+    subjects: Sequence[str] = ("Train/S1", "Train/S2", "Validate/S1", "Validate/S2"),
+    clips: Sequence[str] = ("Walking 1 chunk0", "Walking 1 chunk2", "Jog 1 chunk0", "Gestures 1 chunk0"),
+    frames: int = 7,
+) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Writes data_3d_humaneva15.npz and data_2d_humaneva15_{gt,hr,detectron_pt_coco}.npz.
+
+    ``gt`` is exact. ``hr`` is shifted by 2 pixels in x and has confidences of 0.5 in a third column; the file of
+    detectron_pt_coco has COCO's 17 joints and an unlabelled clip, as VideoPose3D's.
+
+    Returns:
+        K, R and t (metres) of each camera, by person and camera ("S1", "C1").
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    cameras = {}
+    for number, camera in enumerate(_HUMANEVA_CAMERAS):
+        K = np.array([[770.0 + number, 0.0, 325.0 - number], [0.0, 768.0 - number, 235.0 + number], [0.0, 0.0, 1.0]])
+        for person in sorted({subject.split("/")[1] for subject in subjects}):
+            azimuth = 0.4 + 1.6 * number + 0.1 * int(person[1:])  # calibrated anew for each person
+            cameras[person, camera] = (K, *_camera_towards_origin(azimuth, 4.0))
+    joints = [H36M_17.index(_HUMANEVA_FROM_H36M.get(name, name)) for name in HUMANEVA_15.joint_names]
+    positions: dict[str, dict[str, np.ndarray]] = {subject: {} for subject in subjects}
+    truth: dict[str, dict[str, list[np.ndarray]]] = {subject: {} for subject in subjects}
+    for number, subject in enumerate(subjects):
+        for offset, clip in enumerate(clips):
+            world = _z_up(people(frames, seed=100 + 10 * number + offset))[:, joints].astype(np.float32)
+            places = [cameras[subject.split("/")[1], camera] for camera in _HUMANEVA_CAMERAS]
+            positions[subject][clip] = world
+            truth[subject][clip] = [_project(world @ R.T + t, K).astype(np.float32) for K, R, t in places]
+    np.savez_compressed(root / "data_3d_humaneva15.npz", positions_3d=np.array(positions, dtype=object))
+    _write_keypoints(root / "data_2d_humaneva15_gt.npz", truth, "humaneva15", 15)
+    noisy = {s: {c: [_shift_with_confidence(v) for v in views] for c, views in of.items()} for s, of in truth.items()}
+    _write_keypoints(root / "data_2d_humaneva15_hr.npz", noisy, "humaneva15", 15)
+    coco = {
+        s: {c: [np.resize(v, (len(v), 17, 2)) for v in views] for c, views in of.items()} for s, of in truth.items()
+    }
+    coco["Unlabeled/S4"] = {"Box 1": coco[subjects[0]][clips[0]]}
+    _write_keypoints(root / "data_2d_humaneva15_detectron_pt_coco.npz", coco, "coco", 17)
+    return cameras
 
 
 def write_zedo_files(root: Path, rows: int = 72) -> dict[str, np.ndarray]:
@@ -239,6 +284,27 @@ def write_threedpw(
         }
         _dump(content, folder / f"downtown_walking_{seed:02d}.pkl")
     return root
+
+
+def _write_keypoints(path: Path, positions_2d: dict[str, Any], layout_name: str, num_joints: int) -> None:
+    metadata = {"layout_name": layout_name, "num_joints": num_joints, "keypoints_symmetry": [[4, 5], [1, 2]]}
+    np.savez_compressed(
+        path, positions_2d=np.array(positions_2d, dtype=object), metadata=np.array(metadata, dtype=object)
+    )
+
+
+def _shift_with_confidence(keypoints: np.ndarray) -> np.ndarray:
+    return np.concatenate((keypoints + _SHIFT_PX, np.full((*keypoints.shape[:2], 1), 0.5)), axis=2).astype(np.float32)
+
+
+def _z_up(y_up: np.ndarray) -> np.ndarray:
+    return np.stack((y_up[..., 0], -y_up[..., 2], y_up[..., 1]), axis=-1)
+
+
+def _bend(joints_cam: np.ndarray) -> np.ndarray:
+    """Points that a pinhole sees where a lens with one radial term sees the given ones."""
+    r2 = (joints_cam[..., :2] ** 2).sum(axis=-1, keepdims=True) / joints_cam[..., 2:] ** 2
+    return np.concatenate((joints_cam[..., :2] * (1 - 0.2 * r2), joints_cam[..., 2:]), axis=-1)
 
 
 def _write_bodies(folder: Path, left_first: bool) -> None:

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from posecore.data.sample import PoseSample
+from posecore.data.sample import PoseSample, group_names
 from posecore.metrics.pose import ProtocolMetric
 from posecore.metrics.protocols import get_protocol
 from posecore.training.checkpoints import check_stamp, load_weights, resolve_weights, stamp
@@ -169,7 +169,7 @@ class ZeDO(LightningModule):
                 getattr(self, f"anchors_{count}").copy_(kmeans_poses(poses, count, self._generator()))
         for sets, metrics in ((data.val_sets, self.val_metrics), (data.test_sets, self.test_metrics)):
             for name in sets:
-                groups = data.actions(name) if self.protocol.averaging == "action" else None
+                groups = data.groups(name, self.protocol.group_keys) or None
                 metrics[f"{name}/"] = ProtocolMetric(self.protocol, groups)
                 # One hypothesis, chosen without the truth.
                 chosen = dataclasses.replace(self.protocol, hypotheses="first")
@@ -234,10 +234,10 @@ class ZeDO(LightningModule):
 
     def _score(self, batch: PoseSample, metrics: nn.ModuleDict, name: str) -> dict[str, Tensor]:
         result = self(batch)
-        action = batch.get("action") if self.protocol.averaging == "action" else None
+        group = group_names(batch, self.protocol.group_keys)
         chosen = result.joints_rel[torch.arange(len(result.best)), result.best][:, None]
         for rule, pred in (("", result.joints_rel), ("chosen_", chosen)):
-            cast(ProtocolMetric, metrics[f"{name}/{rule}"]).update(pred, batch["joints_rel"], group=action)
+            cast(ProtocolMetric, metrics[f"{name}/{rule}"]).update(pred, batch["joints_rel"], group=group)
         return {"joints_rel": result.joints_rel, "best": result.best}
 
     def _log_scores(self, metrics: nn.ModuleDict, stage: str) -> None:

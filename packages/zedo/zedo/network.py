@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from posecore.diffusion.embedding import sinusoidal_embedding
+from posecore.diffusion.packed_linear import packed_linear
 
 NUM_GROUPS = 32
 
@@ -112,7 +113,7 @@ class ScoreNetwork(nn.Module):
             the level.
         """
         biases = self.time_path(labels).biases.unbind(-2)
-        products = [_packed_product(layer) for layer in (*self.layers, self.head)]
+        products = [packed_linear(layer.weight) for layer in (*self.layers, self.head)]
 
         def denoise(x_t: Float[Tensor, "batch joints 3"], i: int) -> Float[Tensor, "batch joints 3"]:
             steps = [
@@ -137,13 +138,3 @@ class ScoreNetwork(nn.Module):
         h = h + hidden(2, hidden(1, h))
         h = h + hidden(4, hidden(3, h))
         return layers[5](h).reshape(*h.shape[:-1], self.num_joints, 3)
-
-
-def _packed_product(layer: nn.Linear) -> Callable[[Tensor, Tensor], Tensor]:
-    """``(x, bias) -> x W^T + bias`` with the layer's weight laid out once for oneDNN where that is a gain."""
-    weight = layer.weight.detach()
-    if weight.device.type != "cpu" or weight.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
-        return lambda x, bias: F.linear(x, weight, bias)
-    # The operators that torch.compile's own weight freezing uses.
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-    return lambda x, bias: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")

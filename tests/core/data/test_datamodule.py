@@ -7,7 +7,7 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning import LightningModule, Trainer
 
-from posecore.body.skeletons import COCO_17, H36M_17
+from posecore.body.skeletons import COCO_17, H36M_16, H36M_17
 from posecore.data import CMUMocap, PoseDataModule, PoseDataset, PoseSample, PoseTable, SyntheticMotion
 from posecore.data.mixing import EpochSampler, JoinedDataset
 from posecore.testing import assert_pose_dataset, write_cmu_mocap
@@ -75,6 +75,39 @@ def test_loaders_batches_and_names(tmp_path: Path) -> None:
     assert next(iter(data.val_dataloader()[0]))["clip"] == ["a0", "a1", "a2", "a3"]
     data.setup("test")
     assert [len(loader.dataset) for loader in data.test_dataloader()] == [9]
+
+
+def test_groups_of_a_set(tmp_path: Path) -> None:
+    labels = PoseSample(joints_rel=torch.zeros(3, 17, 3), subject=["S2", "S1", "S1"], action=["Walk", "Jog", "Box"])
+    data = PoseDataModule(tmp_path, val={"plain": table}, test={"labelled": lambda root: PoseTable(H36M_17, labels)})
+    data.setup("validate")
+    data.setup("test")
+    assert data.groups("labelled", ("subject", "action")) == ["S1 Box", "S1 Jog", "S2 Walk"]
+    assert data.groups("labelled", ("action",)) == ["Box", "Jog", "Walk"]
+    assert data.groups("plain", ()) == []
+    with pytest.raises(ValueError, match="data set 'plain': keys: the samples have no action"):
+        data.groups("plain", ("action",))
+
+
+def test_joints_that_are_too_many_are_left_out(tmp_path: Path) -> None:
+    full = table(tmp_path, 3)
+    data = PoseDataModule(tmp_path, train=[lambda root: full], batch_size=1, joint_set="h36m16")
+    data.setup("fit")
+    assert data.train_set is not None
+    assert data.train_set.joint_set == H36M_16
+    kept = [j for j in range(17) if H36M_17.joint_names[j] != "neck_nose"]
+    assert torch.equal(data.train_set.__getitems__([0, 1, 2])["joints_rel"], full.samples["joints_rel"][:, kept])
+
+    with pytest.raises(
+        ValueError, match=r"data\.val\.a: has the joints of h36m17, not of coco17: it lacks nose, l_eye"
+    ):
+        PoseDataModule(tmp_path, val={"a": table}, joint_set="coco17").setup("validate")
+
+    def joined(root: Path) -> PoseDataset:
+        return JoinedDataset([table(root)])  # no table
+
+    with pytest.raises(ValueError, match=r"data\.val\.a: has the joints of h36m17, not of h36m16$"):
+        PoseDataModule(tmp_path, val={"a": joined}, joint_set="h36m16").setup("validate")
 
 
 def test_workers_give_the_same_batches(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def recorded(folder: Path, subject: str, clip: str) -> np.ndarray:
         return content["positions_3d"].item()[subject][clip]
 
 
-def test_ground_truth_is_the_recording_seen_by_the_cameras(folder: Path) -> None:
+def test_exact_keypoints_are_the_recording_seen_by_the_cameras(folder: Path) -> None:
     data = Human36M(folder.parent, subjects=["S9"])
     assert data.joint_set is H36M_17
     assert len(data) == 3 * 4 * FRAMES  # 3 clips, 4 cameras
@@ -51,6 +51,21 @@ def test_ground_truth_is_the_recording_seen_by_the_cameras(folder: Path) -> None
     np.testing.assert_allclose(sample["joints_2d_px"], (uvw[:2] / uvw[2]).T, atol=1e-3)
     moved = world_to_cam(torch.from_numpy(world), sample["R_world_to_cam"], sample["t_world_to_cam"])
     torch.testing.assert_close(moved, sample["joints_cam"], atol=1e-4, rtol=0)
+
+
+def test_ground_truth_file_is_read_and_has_lens_distortion(folder: Path) -> None:
+    data = Human36M(folder, ["S9"], "gt")
+    batch = data.__getitems__(range(len(data)))
+    with np.load(folder / "data_2d_h36m_gt.npz", allow_pickle=True) as content:
+        views = content["positions_2d"].item()["S9"]["Walking 1"]
+    row = 1 * 4 * FRAMES + 2 * FRAMES + 4
+    np.testing.assert_array_equal(batch["joints_2d_px"][row], views[2][4])
+    bent = (batch["joints_2d_px"] - batch["joints_2d_true_px"]).norm(dim=-1)
+    assert 0.1 < bent.max() < 20
+    assert bent.min() < 0.1
+    sixteen = Human36M(folder, ["S9"], "gt", "h36m16")
+    picked = [j for j in range(17) if j != H36M_17.index("neck_nose")]
+    torch.testing.assert_close(sixteen[row]["joints_2d_px"], batch["joints_2d_px"][row, picked])
 
 
 def test_image_sizes_are_the_cameras(folder: Path) -> None:

@@ -3,7 +3,7 @@ import torch
 
 from posecore.body.skeletons import H36M_17
 from posecore.data.base import PoseDataset, PoseTable
-from posecore.data.sample import PoseSample, concatenate, sample_length, take, unbatch
+from posecore.data.sample import PoseSample, concatenate, group_names, sample_length, take, unbatch
 
 
 def table(rows: int = 4) -> PoseSample:
@@ -30,6 +30,17 @@ def test_rows_are_copies() -> None:
     dataset.__getitems__([0, 1])["joints_cam"].zero_()
     dataset[2]["joints_cam"].zero_()
     assert torch.equal(dataset.samples["joints_cam"], before)
+
+
+def test_group_names() -> None:
+    samples = PoseSample(subject=["S1", "S2"], action=["Walk", "Box"], frame=torch.arange(2))
+    assert group_names(samples, ()) is None
+    assert group_names(samples, ("action",)) == ["Walk", "Box"]
+    assert group_names(samples, ("subject", "action")) == ["S1 Walk", "S2 Box"]
+    with pytest.raises(
+        ValueError, match="keys: the samples have no action to be grouped by, only joints_cam, clip, fr"
+    ):
+        group_names(table(), ("action",))
 
 
 def test_table_indexing() -> None:

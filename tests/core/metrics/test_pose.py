@@ -174,6 +174,21 @@ def test_protocol_metric_averages_as_the_protocol_says() -> None:
     torch.testing.assert_close(by_frame.compute()["mpjpe"], (7 * walk + sit) / 8)
 
 
+def test_protocol_metric_averages_pairs_of_subject_and_action() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randn(6, 15, 3, generator=generator, dtype=torch.float64)
+    pred = target[:, None] + 0.1 * torch.randn(6, 1, 15, 3, generator=generator, dtype=torch.float64)
+    cells = ["S1 Walk"] * 4 + ["S1 Box", "S2 Walk"]
+    metric = ProtocolMetric(PROTOCOLS["diffupose_humaneva"], ["S1 Box", "S1 Walk", "S2 Walk"])
+    metric.update(pred, target, group=cells)
+    errors = F.pa_mpjpe(pred[:, 0], target)
+    expected = (errors[:4].mean() + errors[4] + errors[5]) / 3
+    torch.testing.assert_close(metric.compute()["pa_mpjpe"], expected)
+    assert abs(expected - errors.mean()) > 1
+    with pytest.raises(ValueError, match="'diffupose_humaneva' averages over pairs of subject and action: groups must"):
+        ProtocolMetric(PROTOCOLS["diffupose_humaneva"])
+
+
 def test_protocol_metric_takes_clips_and_meshes() -> None:
     clip = ProtocolMetric(PROTOCOLS["open_h36m17_clip"], ACTIONS)
     batch = make_batch(9, seed=3)

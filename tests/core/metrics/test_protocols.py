@@ -9,7 +9,8 @@ from posecore.metrics.protocols import PROTOCOLS, UNITS, Protocol, evaluate, get
 
 NAMED = {
     "zedo_h36m", "zedo_3dpw_17", "zedo_3dpw_14", "zedo_3dhp", "diffupose_h36m", "scorehmr_3dpw", "scorehmr_multiview",
-    "scorehmr_video", "hmdiff_3dpw", "hmdiff_h36m", "hmdiff_freihand", "diffhmr_3dpw", "open_h36m17",
+    "scorehmr_video", "hmdiff_3dpw", "hmdiff_h36m", "hmdiff_freihand", "diffhmr_3dpw", "open_h36m17", "open_h36m16",
+    "diffupose_h36m_gt", "diffupose_humaneva",
 }  # fmt: skip
 
 
@@ -48,6 +49,19 @@ def test_protocol_scores_and_describes_itself(name: str) -> None:
     assert torch.equal(target, before[1])
     without_mesh = evaluate(protocol, pred, target)
     assert set(without_mesh) == set(protocol.metrics) - {"pve", "pa_pve", "f5", "f15"}
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "words"),
+    [
+        ("open_h36m16", (), "mean over frames"),
+        ("diffupose_h36m_gt", ("action",), "mean over actions"),
+        ("diffupose_humaneva", ("subject", "action"), "mean over pairs of subject and action"),
+    ],
+)
+def test_groups_that_are_averaged(name: str, keys: tuple[str, ...], words: str) -> None:
+    assert PROTOCOLS[name].group_keys == keys
+    assert f"; {words};" in PROTOCOLS[name].describe()
 
 
 def test_joint_subsets_are_those_of_the_papers() -> None:

@@ -1,6 +1,7 @@
-"""What every dataset promises: a joint set, a length, and whole batches by index."""
+"""What every dataset promises: a joint set, a length, and whole batches by index; and a table's cut to fewer joints."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch.utils.data import Dataset
@@ -65,3 +66,33 @@ class PoseTable(PoseDataset):
         if rows.numel() and (int(rows.min()) < 0 or int(rows.max()) >= self._length):
             raise IndexError(f"indices: must lie in 0..{self._length - 1}, got {int(rows.min())}..{int(rows.max())}")
         return take(self.samples, rows)
+
+
+_JOINT_KEYS = ("joints_cam", "joints_rel", "joints_2d_px", "confidence", "joints_2d_true_px")
+
+
+def select_joints(dataset: PoseTable, target: JointSet) -> PoseTable:
+    """The table with the joints of ``target`` alone, found by name and in its order.
+
+    Root-relative joints stay as they are, so both sets must have the same root.
+
+    Args:
+        dataset: has all joints of ``target``, for example H36M-17 for H36M-16.
+        target: which joints to keep.
+
+    Raises:
+        ValueError: if a joint is missing, or the roots differ.
+    """
+    source = dataset.joint_set
+    if missing := [name for name in target.joint_names if name not in source.joint_names]:
+        raise ValueError(f"has the joints of {source.name}, not of {target.name}: it lacks {', '.join(missing)}")
+    roots = [{joints.joint_names[i] for i in joints.root} for joints in (source, target)]
+    if roots[0] != roots[1]:
+        source_root, target_root = ("+".join(sorted(root)) for root in roots)
+        raise ValueError(f"the root of {source.name} is {source_root}, that of {target.name} is {target_root}")
+    rows = torch.tensor([source.index(name) for name in target.joint_names])
+    samples = {
+        key: cast(torch.Tensor, value).index_select(1, rows) if key in _JOINT_KEYS else value
+        for key, value in cast(dict[str, Any], dataset.samples).items()
+    }
+    return PoseTable(target, cast(PoseSample, samples))

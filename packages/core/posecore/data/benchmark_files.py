@@ -58,6 +58,20 @@ def check_shape(name: str, array: Any, shape: Sequence[int | None], path: Path) 
     return values
 
 
+def view_keypoints(
+    positions_2d: Any, subject: str, clip: str, view: int, num_views: int, path: Path
+) -> Float[np.ndarray, "frames joints columns"]:
+    """Keypoints of one camera in VideoPose3D's layout, ``positions_2d[subject][clip][view]``, in pixels.
+
+    Raises:
+        ValueError: if it is not there, the clip has not ``num_views`` cameras, or is no finite array of 3 dimensions.
+    """
+    views = get_key(get_key(positions_2d, subject, path), clip, path)
+    if len(views) != num_views:
+        raise ValueError(f"{path}: {subject} {clip} has {len(views)} cameras, expected {num_views}")
+    return check_shape(f"positions_2d[{subject}][{clip}][{view}]", views[view], (None, None, None), path)
+
+
 def check_choice(name: str, values: Iterable[object], valid: Iterable[object]) -> None:
     """Checks that an argument takes known values.
 

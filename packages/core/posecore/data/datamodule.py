@@ -8,10 +8,10 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from posecore.body.skeletons import get_joint_set
-from posecore.data.base import PoseDataset
+from posecore.data.base import PoseDataset, PoseTable, select_joints
 from posecore.data.keypoint_dataset import KeypointDataset, KeypointInput
 from posecore.data.mixing import EpochSampler, JoinedDataset
-from posecore.data.sample import PoseSample
+from posecore.data.sample import PoseSample, group_names
 
 DatasetFactory = Callable[[Path], PoseDataset]
 
@@ -34,7 +34,7 @@ class PoseDataModule(LightningDataModule):
         train_weights: share of each training set in the samples of an epoch, in place of shares by size; the epoch
             keeps its length, rows are drawn with replacement.
         seed: seed of the order of training samples.
-        joint_set: name of the joint set that the method works in; every dataset must have it.
+        joint_set: name of the joint set that the method works in; datasets with more joints are cut down to it.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class PoseDataModule(LightningDataModule):
 
         Raises:
             FileNotFoundError: if a dataset's files are not below ``root``.
-            ValueError: if a dataset has another joint set, or there is nothing to predict.
+            ValueError: if a dataset lacks joints of the joint set or has another root, or there is nothing to predict.
         """
         if stage == "fit" and self.train_set is None and self.factories["train"]:
             self.train_set = JoinedDataset([self._build("train", make) for make in self.factories["train"]])
@@ -123,10 +123,21 @@ class PoseDataModule(LightningDataModule):
             raise ValueError("predict: nothing to predict; give a KeypointInput, and call setup('predict')")
         return self._loader(self.predict_set)
 
-    def actions(self, name: str) -> list[str]:
-        """Names of the actions of a validation or test set, sorted; empty where its samples name none."""
+    def groups(self, name: str, keys: tuple[str, ...]) -> list[str]:
+        """Names of the groups of a validation or test set, sorted; empty where there are no keys.
+
+        Args:
+            name: the set.
+            keys: labels that make a group, as `posecore.metrics.protocols.Protocol.group_keys`.
+
+        Raises:
+            ValueError: if the set's samples lack one of the labels.
+        """
         dataset = (self.val_sets | self.test_sets)[name]
-        return sorted(set(dataset.__getitems__(range(len(dataset))).get("action", [])))
+        try:
+            return sorted(set(group_names(dataset.__getitems__(range(len(dataset))), keys) or []))
+        except ValueError as error:
+            raise ValueError(f"data set {name!r}: {error}") from error
 
     def _build(self, name: str, make: DatasetFactory) -> PoseDataset:
         try:
@@ -135,9 +146,14 @@ class PoseDataModule(LightningDataModule):
             raise FileNotFoundError(
                 f"data.{name}: {error}. Set data.root (now {self.root}) to the folder that holds the data"
             ) from error
-        if dataset.joint_set != self.joint_set:
+        if dataset.joint_set == self.joint_set:
+            return dataset
+        if not isinstance(dataset, PoseTable):
             raise ValueError(f"data.{name}: has the joints of {dataset.joint_set.name}, not of {self.joint_set.name}")
-        return dataset
+        try:
+            return select_joints(dataset, self.joint_set)
+        except ValueError as error:
+            raise ValueError(f"data.{name}: {error}") from error
 
     def _loader(self, dataset: Dataset[PoseSample], **options: Any) -> DataLoader[PoseSample]:
         return DataLoader(

@@ -18,6 +18,7 @@ from posecore.data.benchmark_files import (
     find_path,
     get_key,
     label_rows,
+    view_keypoints,
 )
 from posecore.data.sample import PoseSample, concatenate
 from posecore.safe_pickle import load_npz
@@ -70,10 +71,11 @@ class Human36M(PoseTable):
                   frames per second: 389,938 mocap frames of S1 S5 S6 S7 S8 and 135,836 of S9 S11 (times 4 views)
     joints        the 17 of H36M-17 out of the recording's 32; H36M-16 is without neck/nose
     frame         camera (x right, y down, z forward), metres; the world frame has z up
-    2D            ``gt``: exact projection without lens distortion; ``hr``: HRNet (16 joints); ``cpn_ft_h36m_dbb``: CPN
-                  fine-tuned on Human3.6M; or any other ``data_2d_h36m_<keypoints>.npz``. Confidence is 1 unless the
-                  file has a third column
-    files         data_3d_h36m.npz, data_2d_h36m_<keypoints>.npz (not for ``gt``), camera-parameters.json
+    2D            ``exact``: computed here, the projection by ``K``, without lens distortion; ``gt``: VideoPose3D's
+                  ground truth, with distortion; ``hr``: HRNet (16 joints); ``cpn_ft_h36m_dbb``: CPN fine-tuned on
+                  Human3.6M; or any other ``data_2d_h36m_<keypoints>.npz``. Confidence is 1 unless the file has a
+                  third column
+    files         data_3d_h36m.npz, data_2d_h36m_<keypoints>.npz (not for ``exact``), camera-parameters.json
     licence       academic research only, no redistribution
     to obtain     register at vision.imar.ro/human3.6m; VideoPose3D's DATASETS.md; karfly/human36m-camera-parameters
     protocol      train on S1 S5 S6 S7 S8, test on S9 S11 ("Protocol 1" MPJPE, "Protocol 2" PA-MPJPE), mean per action;
@@ -86,7 +88,7 @@ class Human36M(PoseTable):
     Args:
         root: folder with the files, or the folder that holds it as ``human36m`` or ``h36m``.
         subjects: "train", "test", or names like "S9".
-        keypoints: "gt", or the end of a file name ``data_2d_h36m_<keypoints>.npz``.
+        keypoints: "exact", or the end of a file name ``data_2d_h36m_<keypoints>.npz``, as "gt".
         joint_set: "h36m17" or "h36m16"; HRNet's 16 keypoints need the latter.
         stride: takes every ``stride``-th frame of every clip and camera.
         actions: only these, by name without number.
@@ -104,7 +106,7 @@ class Human36M(PoseTable):
         self,
         root: Path,
         subjects: list[str] | str = "train",
-        keypoints: str = "gt",
+        keypoints: str = "exact",
         joint_set: str = "h36m17",
         stride: int = 1,
         actions: list[str] | None = None,
@@ -123,7 +125,7 @@ class Human36M(PoseTable):
         check_choice("subjects", subjects, positions)
         parameters = _read_cameras(find_path(root, FOLDERS, "camera-parameters.json", HOW_TO_OBTAIN), subjects)
         detections, path_2d = None, Path()
-        if keypoints != "gt":
+        if keypoints != "exact":
             path_2d = find_path(root, FOLDERS, f"data_2d_h36m_{keypoints}.npz", HOW_TO_OBTAIN)
             detections = get_key(load_npz(path_2d), "positions_2d", path_2d)
 
@@ -144,7 +146,7 @@ class Human36M(PoseTable):
                     seen, confidence = None, None
                     joints = joints_world
                     if detections is not None:
-                        keypoints_2d = _detected(detections, subject, clip, view, path_2d)
+                        keypoints_2d = view_keypoints(detections, subject, clip, view, len(CAMERAS), path_2d)
                         seen, confidence = _to_joint_set(keypoints_2d, picked, joint_set, path_2d)
                         joints, seen, confidence = _trim(joints_world, seen, confidence, f"{subject} {clip}", path_2d)
                         seen, confidence = seen[::stride], confidence[::stride]
@@ -175,13 +177,6 @@ def _read_cameras(path: Path, subjects: list[str]) -> dict[tuple[str, str], tupl
             t_mm = check_shape(f"t {where}", get_key(extrinsic, "t", path), (3, 1), path)
             cameras[subject, camera] = (K, R, t_mm[:, 0] / 1000)
     return cameras
-
-
-def _detected(detections: Any, subject: str, clip: str, view: int, path: Path) -> np.ndarray:
-    views = get_key(get_key(detections, subject, path), clip, path)
-    if len(views) != len(CAMERAS):
-        raise ValueError(f"{path}: {subject} {clip} has {len(views)} cameras, expected {len(CAMERAS)}")
-    return check_shape(f"positions_2d[{subject}][{clip}][{view}]", views[view], (None, None, None), path)
 
 
 def _to_joint_set(

@@ -1,4 +1,4 @@
-"""The one list of batch keys, and the two operations every dataset needs on them: pick rows and join tables."""
+"""The one list of batch keys, and the operations every dataset needs on them: pick rows, join tables, name groups."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, cast
@@ -92,6 +92,27 @@ def unbatch(samples: PoseSample, index: int) -> PoseSample:
     """Row ``index`` of a batched sample, without the batch dimension."""
     rows: Mapping[str, Any] = samples
     return cast(PoseSample, {k: v[index].clone() if isinstance(v, Tensor) else v[index] for k, v in rows.items()})
+
+
+def group_names(samples: PoseSample, keys: Sequence[str]) -> list[str] | None:
+    """What each row of a batched sample is grouped by: its labels under ``keys``, joined by a space ("S1 Walk").
+
+    Args:
+        samples: A batched sample.
+        keys: Any of "subject", "clip" and "action"; none means no groups.
+
+    Returns:
+        A name for each row; None where there are no keys.
+
+    Raises:
+        ValueError: if the sample lacks a key.
+    """
+    if not keys:
+        return None
+    rows: Mapping[str, Any] = samples
+    if missing := [key for key in keys if key not in rows]:
+        raise ValueError(f"keys: the samples have no {', '.join(missing)} to be grouped by, only {', '.join(rows)}")
+    return [" ".join(labels) for labels in zip(*(rows[key] for key in keys), strict=True)]
 
 
 def concatenate(tables: Sequence[PoseSample]) -> PoseSample:

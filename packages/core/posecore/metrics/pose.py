@@ -16,7 +16,7 @@ from torchmetrics import Metric
 from posecore.geometry.alignment import align
 from posecore.metrics import functional
 from posecore.metrics.functional import AUC_THRESHOLDS_MM, CALIBRATION_LEVELS, PCK_THRESHOLD_MM
-from posecore.metrics.protocols import Protocol, evaluate
+from posecore.metrics.protocols import AVERAGED_OVER, Protocol, evaluate
 
 Root = tuple[int, ...] | None
 
@@ -318,20 +318,21 @@ class ProtocolMetric(PoseMetric):
 
     Args:
         protocol: How predictions are scored.
-        groups: Names of the actions; needed where the protocol averages actions.
+        groups: Names of the groups that ``protocol.group_keys`` makes; needed where there are any.
         **kwargs: For ``torchmetrics.Metric``.
 
     Raises:
-        ValueError: If the protocol averages actions and ``groups`` is not given.
+        ValueError: If the protocol averages groups and ``groups`` is not given.
     """
 
     higher_is_better = None
 
     def __init__(self, protocol: Protocol, groups: Sequence[str] | None = None, **kwargs: Any) -> None:
-        by_action = protocol.averaging == "action"
-        if by_action and groups is None:
-            raise ValueError(f"protocol {protocol.name!r} averages over actions: groups must name them")
-        super().__init__(groups, num_rows=len(protocol.metrics), average_groups=by_action, **kwargs)
+        grouped = protocol.averaging != "frame"
+        if grouped and groups is None:
+            averaged_over = AVERAGED_OVER[protocol.averaging]
+            raise ValueError(f"protocol {protocol.name!r} averages over {averaged_over}: groups must name them")
+        super().__init__(groups, num_rows=len(protocol.metrics), average_groups=grouped, **kwargs)
         self.protocol = protocol
 
     def update(

@@ -23,6 +23,8 @@ UNITS: dict[str, str] = {
     **dict.fromkeys(("pck", "auc", "f5", "f15"), "share"),
 }
 """Unit of each metric; a share is 0..1 and the only kind where more is better."""
+AVERAGED_OVER = {"frame": "frames", "action": "actions", "subject_action": "pairs of subject and action"}
+"""What each value of ``Protocol.averaging`` takes the mean over."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Protocol:
         reflection: Whether Procrustes alignment may mirror a pose.
         hypotheses: ``min``: the least value of each metric on its own (PCK, AUC and F: of the hypothesis of least
             MPJPE); ``mean``: mean value; ``first``: of the first one; ``aggregate``: value of the mean pose.
-        averaging: ``frame``: mean over poses; ``action``: mean over the actions' means.
+        averaging: ``frame``: mean over poses; ``action``: mean over the actions' means; ``subject_action``: mean over
+            the means of each action of each subject.
         stride: One frame in so many of the test set is scored.
         regressor: How joints are had from a mesh, where that is what is scored.
         reference: Where the options are from.
@@ -57,7 +60,7 @@ class Protocol:
     center_prediction: bool = True
     reflection: bool = False
     hypotheses: Literal["min", "mean", "first", "aggregate"] = "first"
-    averaging: Literal["frame", "action"] = "frame"
+    averaging: Literal["frame", "action", "subject_action"] = "frame"
     stride: int = 1
     regressor: str | None = None
     reference: str = ""
@@ -82,6 +85,11 @@ class Protocol:
         """Their indices in the joint set."""
         return tuple(range(self.num_joints)) if self.joints is None else self.joints
 
+    @property
+    def group_keys(self) -> tuple[str, ...]:
+        """Labels of a sample that make the groups whose means are averaged; none where poses are."""
+        return () if self.averaging == "frame" else tuple(self.averaging.split("_"))
+
     def is_scored(self, mask: Bool[Tensor, "*batch joints"]) -> Bool[Tensor, "*batch"]:
         """Which poses have a value: the root is known, and at least one scored joint is."""
         return mask[..., list(self.root)].all(dim=-1) & mask[..., list(self.scored_joints)].any(dim=-1)
@@ -95,7 +103,7 @@ class Protocol:
             f"root {'+'.join(names[joint] for joint in self.root)} of {self._centered}",
             f"PA {'with' if self.reflection else 'without'} reflection",
             f"hypotheses: {self.hypotheses}{' per metric' if self.hypotheses == 'min' else ''}",
-            f"mean over {'actions' if self.averaging == 'action' else 'frames'}",
+            f"mean over {AVERAGED_OVER[self.averaging]}",
             "every frame" if self.stride == 1 else f"one frame in {self.stride}",
         ]
         if self.regressor:
@@ -219,6 +227,13 @@ PROTOCOLS: dict[str, Protocol] = {
             reference="this project, open data: 17 joints, pelvis-aligned",
         ),
         Protocol(
+            "open_h36m16",
+            "h36m16",
+            ("mpjpe", "pa_mpjpe", "n_mpjpe", "pck", "auc"),
+            hypotheses="min",
+            reference="this project, open data: 16 joints (without neck/nose), pelvis-aligned",
+        ),
+        Protocol(
             "open_h36m17_clip",
             "h36m17",
             ("mpjpe", "pa_mpjpe", "acceleration"),
@@ -240,7 +255,7 @@ PROTOCOLS: dict[str, Protocol] = {
             hypotheses="min",
             averaging="action",
             stride=640,
-            reference="ZeDO, Table 1 and its released program: 886 poses of S9 and S11",
+            reference="ZeDO, Table 2 and its released program: 886 poses of S9 and S11",
         ),
         Protocol(
             "zedo_3dpw_17",
@@ -283,11 +298,19 @@ PROTOCOLS: dict[str, Protocol] = {
             reference="DiffuPose, Table 1, root-relative and without its release's use of the true depth",
         ),
         Protocol(
+            "diffupose_h36m_gt",
+            "h36m17",
+            ("mpjpe", "pa_mpjpe", "n_mpjpe"),
+            hypotheses="aggregate",
+            averaging="action",
+            reference="DiffuPose, Table 3: 2D ground truth, 17 joints, without its release's use of the true depth",
+        ),
+        Protocol(
             "diffupose_humaneva",
             "humaneva15",
             ("pa_mpjpe",),
             hypotheses="aggregate",
-            averaging="action",
+            averaging="subject_action",
             reference="DiffuPose, Table 5",
         ),
         Protocol(

@@ -223,6 +223,45 @@ def curve_plot(
     return figure
 
 
+def affinity_plot(
+    matrices: Mapping[str, Float[Tensor, "joints joints"]], joint_set: JointSet, title: str = ""
+) -> Figure:
+    """Affinities between joints side by side, one colour scale: blue below 0, white at 0, red above.
+
+    Args:
+        matrices: By name, over the joints of the set.
+        joint_set: Names of rows and columns.
+        title: Heading.
+
+    Raises:
+        ValueError: If there is no matrix, or one does not fit the joint set.
+    """
+    if not matrices:
+        raise ValueError("matrices is empty; give at least one {name: matrix}")
+    count = joint_set.num_joints
+    for name, matrix in matrices.items():
+        if tuple(matrix.shape) != (count, count):
+            raise ValueError(
+                f"matrix {name!r} has shape {tuple(matrix.shape)}; {joint_set.name} needs ({count}, {count})"
+            )
+    limit = max(float(matrix.abs().max()) for matrix in matrices.values()) or 1.0
+    figure = Figure(figsize=(1.2 + 5.0 * len(matrices), 6.0), dpi=100, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    names = [name.replace("_", " ") for name in joint_set.joint_names]
+    every = figure.subplots(1, len(matrices), squeeze=False)[0]
+    for number, (ax, (name, matrix)) in enumerate(zip(every, matrices.items(), strict=True)):
+        image = ax.imshow(matrix.detach().float().cpu().numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
+        ax.set_title(name, loc="left", color=_TEXT, parse_math=False)
+        ax.set_xticks(range(count), names, rotation=90, fontsize=8, color=_QUIET)
+        ax.set_yticks(range(count), names if number == 0 else [""] * count, fontsize=8, color=_QUIET)
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+    figure.colorbar(image, ax=every, shrink=0.8, label="affinity").outline.set_visible(False)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", weight="bold", color=_TEXT, parse_math=False)
+    return figure
+
+
 def figure_png(figure: Figure, dpi: int = 150) -> bytes:
     """The figure as the content of a PNG file."""
     buffer = io.BytesIO()
