@@ -27,6 +27,12 @@ install_import_hook(
         "zedo.prior",
         "zedo.sampler",
         "zedo.anchors",
+        "diffupose.network",
+        "diffupose.unet",
+        "diffupose.losses",
+        "diffupose.keypoints",
+        "diffupose.sampler",
+        "diffupose.scoring",
     ],
     "beartype.beartype",
 )

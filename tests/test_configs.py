@@ -1,18 +1,23 @@
 """Every YAML file parses into its method's classes, and each default states the paper's numbers."""
 
+import re
 from functools import cache
 from pathlib import Path
 
 import pytest
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
+from diffupose.data import DiffuPoseDataModule
+from diffupose.module import DiffuPose
 from posecore.training.prediction_writer import PredictionWriter
 from zedo.data import ZeDODataModule
 from zedo.module import ZeDO
 
 PACKAGES = Path(__file__).parents[1] / "packages"
-METHODS = {"zedo": (ZeDO, ZeDODataModule)}
+METHODS = {"diffupose": (DiffuPose, DiffuPoseDataModule), "zedo": (ZeDO, ZeDODataModule)}
+DIFFUPOSE = PACKAGES / "diffupose/diffupose/configs"
 CONFIGS = sorted(path for method in METHODS for path in (PACKAGES / method / method / "configs").rglob("*.yaml"))
 
 
@@ -31,7 +36,7 @@ def parser_of(method: str) -> LightningArgumentParser:
 
 
 def test_configs_are_found() -> None:
-    assert len(CONFIGS) > 25
+    assert len(CONFIGS) > 65
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(PACKAGES)))
@@ -44,6 +49,64 @@ def test_config_parses_on_top_of_the_default(path: Path) -> None:
     header = path.read_text().splitlines()[:4]
     assert header[0].startswith("# "), "the first line says what the config is"
     assert any(f"{method} " in line for line in path.read_text().splitlines() if line.startswith("#"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(PACKAGES)))
+def test_commands_name_configs_that_exist(path: Path) -> None:
+    method = path.relative_to(PACKAGES).parts[0]
+    comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    for name in re.findall(r"--config (\S+\.yaml)", "\n".join(comments)):
+        assert (PACKAGES / method / method / "configs" / name).is_file(), name
+
+
+def test_diffupose_default_is_the_paper() -> None:
+    config = parser_of("diffupose").parse_args(["--config", str(DIFFUPOSE / "default.yaml")])
+    assert config.model.dim == 384  # Table 4, the chosen combination
+    assert config.model.num_hypotheses == 10
+    assert config.model.schedule == "cosine_100"  # Sec. 4.2
+    assert config.model.sampling.sampler == "ddpm"
+    assert config.model.sampling.num_inference_steps == 100
+    assert config.model.sampling.flip
+    assert config.model.aggregation == "mean"  # Sec. 4.3
+    assert config.model.coordinates == "image"
+    assert config.model.pose_scale == 1
+    assert config.model.w_keypoints == 0.8
+    assert config.model.lr == 4e-5
+    assert (config.model.lr_schedule, config.model.lr_decay) == ("exponential", 0.995)
+    assert config.model.joint_set == config.data.joint_set == "h36m16"
+    assert config.data.batch_size == 1024
+    assert (config.data.flip_prob, config.data.truncate_prob) == (0.5, 0)
+    assert config.trainer.max_epochs == 200
+    assert config.trainer.accumulate_grad_batches == 2
+    (train,) = config.data.train
+    assert (train.init_args.subjects, train.init_args.keypoints) == ("train", "hr")
+    assert config.data.test["h36m"].init_args.subjects == "test"
+
+
+def test_diffupose_humaneva_is_the_paper() -> None:
+    config = _diffupose("default.yaml", "data/humaneva.yaml")
+    assert (config.trainer.max_epochs, config.data.batch_size) == (1000, 128)  # Sec. 4.2
+    assert config.model.joint_set == config.data.joint_set == "humaneva15"
+
+
+def test_diffupose_rows_change_only_what_they_name() -> None:
+    """On the paper's data and on open data alike; the bound of the shipped weights survives other samplers."""
+    for base in ("default.yaml", "data/cmu.yaml"):
+        before = _diffupose(base)
+        for row in sorted(DIFFUPOSE.glob("[st]*/*.yaml")) + sorted(DIFFUPOSE.glob("aggregation/*.yaml")):
+            after = _diffupose(base, str(row))
+            assert after.data == before.data, row
+            assert after.trainer == before.trainer, row
+            assert after.model.sampling.clip_x0 == before.model.sampling.clip_x0, row
+            if row.parent.name == "table4":
+                assert row.stem == f"n{after.model.num_hypotheses}_d{after.model.dim}"
+            if row.parent.name == "sampling":
+                assert row.stem == f"ddim_{after.model.sampling.num_inference_steps}"
+
+
+def _diffupose(*configs: str) -> Namespace:
+    args = [part for config in configs for part in ("--config", str(DIFFUPOSE / config))]
+    return parser_of("diffupose").parse_args(args)
 
 
 def test_zedo_default_is_the_paper() -> None:

@@ -12,6 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffupose.losses import joint_weights, keypoint_loss, noise_loss
+from diffupose.network import GraphDenoiser
+from diffupose.sampler import Sampling, sample
+from diffupose.unet import UNetDenoiser
+from posecore.body.skeletons import H36M_16
+from posecore.diffusion.schedule import NoiseSchedule
 from posecore.geometry.camera import project
 from zedo.losses import denoising_score_matching_loss
 from zedo.network import ScoreNetwork
@@ -49,7 +55,36 @@ def zedo(backbone_name: BackboneName) -> dict[str, object]:
     }
 
 
+def diffupose(denoiser: str, sampling: Sampling) -> dict[str, object]:
+    """One Adam step of a small denoiser, then two hypotheses of two made-up people."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    network: GraphDenoiser | UNetDenoiser = GraphDenoiser(dim=32) if denoiser == "graph" else UNetDenoiser(dim=32)
+    network.output.weight.data.mul_(0.05)  # An untrained network's output is large: samples would all be clipped.
+    schedule = NoiseSchedule.named("cosine_100")
+    x_0 = torch.randn(16, 16, 3, generator=generator) * 0.3
+    noise, keypoints = torch.randn(x_0.shape, generator=generator), x_0[..., :2] / 2
+    t = torch.randint(100, (16,), generator=generator)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    output = network(schedule.q_sample(x_0, t, noise), keypoints, t)
+    weights = joint_weights(H36M_16)
+    loss = noise_loss(output, noise, weights) + 0.8 * keypoint_loss(output, keypoints, weights)
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in network.parameters()])
+    optimizer.step()
+    poses = sample(network.eval(), schedule, keypoints[:2], H36M_16, 2, sampling, 1.0, generator)
+    return {
+        "loss": loss.item(),
+        "gradient_norm": norm.item(),
+        "left_wrist": poses[:, :, 12].flatten().tolist(),
+        "mean_abs": poses.abs().mean().item(),
+    }
+
+
 CASES: dict[str, Callable[[], dict[str, object]]] = {
+    "diffupose_ddpm": lambda: diffupose("graph", Sampling()),
+    "diffupose_ddim": lambda: diffupose("graph", Sampling("ddim", 10, eta=0.5, flip=False)),
+    "diffupose_unet": lambda: diffupose("unet", Sampling("ddim", 5)),
     "zedo_score": lambda: zedo("score"),
     "zedo_ddim": lambda: zedo("ddim"),
     "zedo_ddpm": lambda: zedo("ddpm"),

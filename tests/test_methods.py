@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-METHODS = ["zedo"]
+METHODS = ["diffupose", "zedo"]
 PHOTO = Path(__file__).parents[1] / "tools" / "demo_data" / "photographer"
 
 

@@ -1,6 +1,7 @@
 """Speed and memory, side by side with plain programs and other libraries, in one run on this machine.
 
-    python tools/benchmark.py [--only zedo smpl alignment data] [--repeats 5] [--output runs/benchmark] [--quick]
+    python tools/benchmark.py [--only zedo diffupose smpl alignment data] [--repeats 5] [--output runs/benchmark] \
+        [--quick]
 
 The variants of a case run in turns and medians are compared. Use an idle machine: the load at the start is written
 down. ``--quick`` shrinks everything and tells only that it runs. CMU motion capture is loaded where the environment
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 from benchmarks.core_cases import alignment_cases, data_cases, smpl_cases
+from benchmarks.diffupose_cases import diffupose_cases
 from benchmarks.plot import bar_plot, seconds_text
 from benchmarks.timing import OURS, Case, Measured, measure
 from benchmarks.zedo_cases import peak_memory, zedo_cases
@@ -28,6 +30,7 @@ from posecore.render.panels import figure_png
 
 GROUPS: dict[str, Callable[[bool], Iterator[Case]]] = {
     "zedo": zedo_cases,
+    "diffupose": diffupose_cases,
     "smpl": smpl_cases,
     "alignment": alignment_cases,
     "data": data_cases,

@@ -1,4 +1,4 @@
-"""`make demo`: ZeDO on a real photograph and on motion with known truth; numbers, pictures and a page to look at.
+"""`make demo`: ZeDO and DiffuPose on photographs and on motion with known truth; numbers, pictures, a page to look at.
 
     python tools/demo.py --output runs/demo [--overwrite] [--hypotheses 10] [--poses 16]
 
@@ -19,6 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffupose.data import DiffuPoseDataModule
+from diffupose.module import DiffuPose
+from diffupose.sampler import Sampling
 from posecore.cli import run
 from posecore.data import CMUMocap, DetectorNoise, PoseDataset, PoseSample, SyntheticMotion
 from posecore.export.files import OutputFolder, write_bytes, write_text
@@ -29,7 +32,8 @@ from zedo.data import ZeDODataModule
 from zedo.module import ZeDO
 from zedo.sampler import InitialPose, Target, initial_poses
 
-ZEDO_CONFIGS = Path(__file__).parents[1] / "packages" / "zedo" / "zedo" / "configs"
+METHODS = {"zedo": (ZeDO, ZeDODataModule), "diffupose": (DiffuPose, DiffuPoseDataModule)}
+PACKAGES = Path(__file__).parents[1] / "packages"
 PHOTOGRAPHS = Path(__file__).parent / "demo_data"
 PROTOCOL = get_protocol("open_h36m17")
 
@@ -61,7 +65,7 @@ def main() -> None:
 
 
 def photographs(output: OutputFolder, real: Path | None) -> list[tuple[str, str, str]]:
-    """`zedo predict` on each photograph; (title, panel, command) of each."""
+    """`zedo predict` and `diffupose predict` on each photograph; (title, panel, command) of each."""
     inputs = [
         ("photographer", PHOTOGRAPHS / "photographer.json", PHOTOGRAPHS / "photographer.png"),
         ("astronaut", PHOTOGRAPHS / "astronaut.json", PHOTOGRAPHS / "astronaut.png"),
@@ -72,19 +76,23 @@ def photographs(output: OutputFolder, real: Path | None) -> list[tuple[str, str,
     for name, keypoints, photo in inputs:
         args = ["predict", "--config", "open.yaml"]
         args += ["--data.predict.keypoints", str(keypoints), "--data.predict.photo", str(photo)]
-        print(f"\nzedo {' '.join(args)}")
-        folder = output.path / name
-        run(ZeDO, ZeDODataModule, ZEDO_CONFIGS, [*args, "--output.folder", str(folder), "--output.overwrite", "true"])
         shown = [part if part.startswith("-") else Path(part).name for part in args]
-        done.append((name, f"{name}/panel.png", f"zedo {' '.join(shown)}"))
+        for method, (module, datamodule) in METHODS.items():
+            print(f"\n{method} {' '.join(args)}")
+            folder = f"{name}/{method}"
+            writing = ["--output.folder", str(output.path / folder), "--output.overwrite", "true"]
+            run(module, datamodule, PACKAGES / method / method / "configs", [*args, *writing])
+            done.append((name, folder, f"{method} {' '.join(shown)}"))
     return done
 
 
 def motion(output: OutputFolder, real: Path | None, hypotheses: int, poses: int) -> list[dict[str, str | float]]:
-    """ZeDO and trivial baselines on motion with known truth, with exact and with a detector's 2D."""
+    """Both methods and trivial baselines on motion with known truth, with exact and with a detector's 2D."""
     initial_pose = InitialPose(depth=None, keypoints=None)
     many = ZeDO.pretrained(num_hypotheses=hypotheses, initial_pose=initial_pose)
     one = ZeDO.pretrained(num_hypotheses=1, initial_pose=initial_pose)
+    # The fast setting of the method card.
+    diffupose = DiffuPose.pretrained(num_hypotheses=hypotheses, sampling=Sampling("ddim", 10, clip_x0=1.5))
     rows: list[dict[str, str | float]] = []
     for noise_name, noise in (("exact 2D", None), ("detector-like 2D", DetectorNoise())):
         for name, dataset in data_sets(real, noise).items():
@@ -93,7 +101,9 @@ def motion(output: OutputFolder, real: Path | None, hypotheses: int, poses: int)
             start = time.perf_counter()
             with torch.inference_mode():
                 result, single = many(batch), one(batch)
-            seconds = time.perf_counter() - start
+                middle = time.perf_counter()
+                sampled = diffupose(batch)
+            seconds = middle - start, time.perf_counter() - middle
             chosen = result.joints_rel[torch.arange(len(result.best)), result.best][:, None]
             truth = batch["joints_rel"]
             for method, pred in {
@@ -102,6 +112,9 @@ def motion(output: OutputFolder, real: Path | None, hypotheses: int, poses: int)
                 "ZeDO, S = 1": single.joints_rel,
                 f"ZeDO, S = {hypotheses}, chosen without truth": chosen,
                 f"ZeDO, S = {hypotheses}, best (minMPJPE)": result.joints_rel,
+                "DiffuPose, N = 1": sampled.joints_rel[:, :1],
+                f"DiffuPose, N = {hypotheses}, mean": sampled.pose[:, None],
+                f"DiffuPose, N = {hypotheses}, best (minMPJPE)": sampled.joints_rel,
             }.items():
                 scores = evaluate(PROTOCOL, pred.contiguous(), truth)
                 rows.append(
@@ -112,18 +125,21 @@ def motion(output: OutputFolder, real: Path | None, hypotheses: int, poses: int)
                         "PA-MPJPE mm": round(float(scores["pa_mpjpe"].mean()), 1),
                     }
                 )
-            print(f"{name}, {noise_name}: {len(truth)} poses x {hypotheses + 1} hypotheses in {seconds:.1f} s")
-            if noise is None:
+            print(
+                f"{name}, {noise_name}: {len(truth)} poses; ZeDO x {hypotheses + 1} hypotheses in {seconds[0]:.1f} s, "
+                f"DiffuPose x {hypotheses} in {seconds[1]:.1f} s"
+            )
+            for method, made in (("ZeDO", result), ("DiffuPose", sampled)) if noise is None else ():
                 figure = hypothesis_panel(
                     None,
                     batch["joints_2d_px"][:4],
                     batch["confidence"][:4],
-                    result.joints_rel[:4],
-                    result.best[:4],
+                    made.joints_rel[:4],
+                    made.best[:4],
                     dataset.joint_set,
-                    f"ZeDO on {name}, {noise_name}",
+                    f"{method} on {name}, {noise_name}",
                 )
-                write_bytes(output.file(f"{name.replace(' ', '_')}.png"), figure_png(figure))
+                write_bytes(output.file(f"{name}_{method}.png".replace(" ", "_").lower()), figure_png(figure))
     return rows
 
 
@@ -158,13 +174,17 @@ def table(rows: list[dict[str, str | float]]) -> str:
 def page(pictures: list[tuple[str, str, str]], rows: list[dict[str, str | float]]) -> str:
     """A page that shows every picture with the command that made it, and the table."""
     figures = "".join(
-        f"<figure><img src='{panel}' alt='{name}: keypoints and 3D hypotheses'><figcaption><code>{html.escape(command)}"
-        f"</code> <a href='{name}/predictions.json'>JSON</a> <a href='{name}/predictions.npz'>npz</a></figcaption>"
-        "</figure>"
-        for name, panel, command in pictures
+        f"<figure><img src='{folder}/panel.png' alt='{name}: keypoints and 3D hypotheses'><figcaption><code>"
+        f"{html.escape(command)}</code> <a href='{folder}/predictions.json'>JSON</a> "
+        f"<a href='{folder}/predictions.npz'>npz</a></figcaption></figure>"
+        for name, folder, command in pictures
     )
     names = dict.fromkeys(str(row["data"]).rsplit(", ", 1)[0] for row in rows)
-    truths = "".join(f"<figure><img src='{n.replace(' ', '_')}.png' alt='{n}'></figure>" for n in names)
+    truths = "".join(
+        f"<figure><img src='{f'{name}_{method}'.replace(' ', '_').lower()}.png' alt='{method} on {name}'></figure>"
+        for name in names
+        for method in METHODS
+    )
     head = "".join(f"<th>{column}</th>" for column in rows[0])
     body = "".join("<tr>" + "".join(f"<td>{html.escape(str(v))}</td>" for v in row.values()) + "</tr>" for row in rows)
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>humandiff demo</title>
@@ -175,9 +195,10 @@ table {{ border-collapse: collapse }}
 td, th {{ padding: .3rem .9rem; border-bottom: 1px solid #e5e7eb; text-align: left }}
 td:nth-child(n+3) {{ text-align: right; font-variant-numeric: tabular-nums }}
 </style>
-<h1>humandiff demo: ZeDO</h1>
-<p>2D keypoints in, many 3D poses out. The prior was trained on CMU motion capture; the cameras of the photographs are
-unknown, so a focal length was assumed (each panel says which).</p>
+<h1>humandiff demo: ZeDO and DiffuPose</h1>
+<p>2D keypoints in, many 3D poses out. ZeDO fits a pose prior to the keypoints, DiffuPose samples poses given them; both
+were trained on CMU motion capture. The cameras of the photographs are unknown, so a focal length was assumed (each
+panel says which).</p>
 {figures}
 <h2>Motion with known truth</h2>
 <p>Protocol {html.escape(PROTOCOL.describe())}. Few poses, so that the demo is quick; the method card has the numbers

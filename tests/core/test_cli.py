@@ -157,3 +157,16 @@ def test_unknown_arguments_end_the_program(configs: Path, capfd: pytest.CaptureF
         run(Toy, ToyData, configs, ["fit", "--config", "default", "--model.widht", "3"])
     assert exit_.value.code == 2
     assert "widht" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"root:x:0:0:root:/root:/bin/bash\n" * 9, b"\x80\x02", b"", b"PK\x03\x04broken"])
+def test_what_is_no_checkpoint_is_said_before_any_work(
+    configs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    path = tmp_path / "wrong.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(SystemExit):
+        run(Toy, ToyData, configs, ["fit", "--config", "default", "--ckpt_path", str(path)])
+    printed = capfd.readouterr().err
+    assert "wrong.ckpt is not a checkpoint that can be read" in printed
+    assert "Traceback" not in printed

@@ -10,7 +10,7 @@ from posecore.data.base import PoseDataset
 from posecore.data.datamodule import PoseDataModule
 from posecore.data.keypoint_dataset import KeypointInput
 from posecore.data.sample import PoseSample
-from posecore.data.transforms import flip_sample
+from posecore.data.transforms import flip_sample, truncate_keypoints
 from posecore.training.step_seed import step_seed
 
 
@@ -28,7 +28,9 @@ class DiffuPoseDataModule(PoseDataModule):
         train_weights: Share of each training set; by size where None.
         flip_prob: Probability of mirroring a training pose and its keypoints left-right. Deviation: the release holds
             every pose in both forms; 0.5 sees each as often.
-        seed: Seed of the order of the training data and of the mirroring.
+        truncate_prob: Probability of cutting a training person's keypoints off at a line, so that portraits are nothing
+            new. Deviation: the paper has whole people only.
+        seed: Seed of the order of the training data and of both augmentations.
         joint_set: The joints; sets with more are cut down to them.
     """
 
@@ -43,6 +45,7 @@ class DiffuPoseDataModule(PoseDataModule):
         num_workers: int = 0,
         train_weights: list[float] | None = None,
         flip_prob: float = 0.5,
+        truncate_prob: float = 0.0,
         seed: int = 0,
         joint_set: str = "h36m16",
     ) -> None:
@@ -58,12 +61,14 @@ class DiffuPoseDataModule(PoseDataModule):
             seed=seed,
             joint_set=joint_set,
         )
-        if not 0 <= flip_prob <= 1:
-            raise ValueError(f"flip_prob must be a probability, got {flip_prob}")
+        for name, prob in (("flip_prob", flip_prob), ("truncate_prob", truncate_prob)):
+            if not 0 <= prob <= 1:
+                raise ValueError(f"{name} must be a probability, got {prob}")
         self.flip_prob = flip_prob
+        self.truncate_prob = truncate_prob
 
     def on_after_batch_transfer(self, batch: PoseSample, dataloader_idx: int) -> PoseSample:
-        """Mirrors some of a training batch: 3D, 2D and camera together."""
+        """Mirrors some people of a training batch (3D, 2D and camera together), then cuts some off."""
         if self.trainer is None or not self.trainer.training:
             return batch
         generator = torch.Generator().manual_seed(
@@ -74,10 +79,12 @@ class DiffuPoseDataModule(PoseDataModule):
         mirrored = torch.rand(len(batch["joints_rel"]), generator=generator).to(batch["joints_rel"].device)
         flipped = flip_sample(used, self.joint_set)
         rows = mirrored < self.flip_prob
-        return cast(
-            PoseSample,
-            {
-                key: torch.where(rows.reshape(-1, *[1] * (value.ndim - 1)), flipped[key], value)  # type: ignore[literal-required]
-                for key, value in cast(dict[str, torch.Tensor], used).items()
-            },
-        )
+        augmented = {
+            key: torch.where(rows.reshape(-1, *[1] * (value.ndim - 1)), flipped[key], value)  # type: ignore[literal-required]
+            for key, value in cast(dict[str, torch.Tensor], used).items()
+        }
+        if self.truncate_prob:
+            augmented["confidence"] = truncate_keypoints(
+                augmented["joints_2d_px"], augmented["confidence"], self.truncate_prob, generator
+            )
+        return cast(PoseSample, augmented)

@@ -182,13 +182,18 @@ class DiffuPose(LightningModule):
                 f"model.joint_set is {self.joint_set.name!r} but data.joint_set is {data.joint_set.name!r}: "
                 "set both to the same"
             )
+        # One pose is scored, so the protocol's own rule over hypotheses has nothing left to say, but for "min_".
         first = dataclasses.replace(self.protocol, hypotheses="first")
-        least = dataclasses.replace(self.protocol, hypotheses="min")
+        errors = tuple(metric for metric in self.protocol.metrics if metric in ("mpjpe", "pa_mpjpe"))
+        brief = {
+            rule: dataclasses.replace(first, metrics=errors, hypotheses="min" if rule == "min_" else "first")
+            for rule in RULES[1:]
+        }
         for sets, metrics in ((data.val_sets, self.val_metrics), (data.test_sets, self.test_metrics)):
             for name in sets:
                 groups = data.groups(name, self.protocol.group_keys) or None
-                for rule in RULES:
-                    metrics[f"{name}/{rule}"] = ProtocolMetric(least if rule == "min_" else first, groups)
+                for rule, protocol in {"": first, **brief}.items():
+                    metrics[f"{name}/{rule}"] = ProtocolMetric(protocol, groups)
 
     def training_step(self, batch: PoseSample, batch_idx: int) -> Tensor:
         """Eq. (10)."""
@@ -261,7 +266,7 @@ class DiffuPose(LightningModule):
         if not isinstance(self.network, GraphDenoiser):
             raise ValueError("denoiser: only the graph network has affinities, this model has a U-Net")
         convs = [module for module in self.network.modules() if isinstance(module, ModulatedGraphConv)]
-        learned = torch.stack([conv.affinity for conv in convs]).mean(dim=0)
+        learned = torch.stack([conv.affinity.detach() for conv in convs]).mean(dim=0)
         matrices = {"skeleton": convs[0].skeleton, f"learned, mean of {len(convs)} layers": learned}
         return affinity_plot(matrices, self.joint_set, "Affinity of joints")
 
@@ -290,7 +295,7 @@ class DiffuPose(LightningModule):
             scores = {f"{stage}/{path}{key}": value for key, value in metric.compute().items()}
             if stage == "test" and metric.groups is not None:
                 for group, values in metric.compute_groups().items():
-                    for key, value in zip(self.protocol.metrics, values, strict=True):
+                    for key, value in zip(metric.protocol.metrics, values.reshape(-1), strict=True):
                         scores[f"{stage}/{path}{key}/{group}"] = value
             self.log_dict(scores, add_dataloader_idx=False)
             metric.reset()

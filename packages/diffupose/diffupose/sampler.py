@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,7 @@ Aggregation = Literal["mean", "medoid", "reprojection"]
 """One pose out of N: their ``mean`` (paper), the ``medoid``, or the one of least ``reprojection`` error."""
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """What the sampler needs of a network: the paper's graph network and the U-Net baseline both have it."""
 
@@ -37,8 +38,8 @@ class Sampling:
         eta: DDIM's share of fresh noise: 0 makes a sample a function of its first noise.
         clip_x0: Bound on the predicted joints' coordinates, metres. Deviation: the paper is silent; 1 as in the
             release, which cuts hands raised above a tall person's head. None for no bound.
-        flip: Samples the mirrored keypoints too and averages both samples (Sec. 4.2), which halves the spread that
-            chance adds, and costs twice.
+        flip: Samples the mirrored keypoints too and averages both samples (Sec. 4.2): less chance in each hypothesis,
+            so less spread among them, at twice the cost.
         chunk: Rows (hypotheses of people) worked on at once; their features stay in the processor's cache.
     """
 

@@ -12,6 +12,7 @@ from posecore.data.transforms import (
     flip_rotations,
     flip_sample,
     rotate_joints,
+    truncate_keypoints,
 )
 from posecore.geometry.camera import project, world_to_cam
 from posecore.geometry.rotation import random_rotmat
@@ -95,3 +96,33 @@ def test_wrong_joints_and_missing_image_size() -> None:
         flip_joints_2d(torch.zeros(2, 24, 2), 5.0, H36M_17)
     with pytest.raises(ValueError, match="mirroring joints_2d_px, K needs the key image_size"):
         flip_sample(PoseSample(joints_2d_px=torch.zeros(17, 2), K=torch.eye(3)), H36M_17)
+
+
+def test_truncation_cuts_beyond_a_line(generator: torch.Generator) -> None:
+    """What is cut lies beyond what is kept, on one side of the picture; the share of cut people is the probability."""
+    pixels = torch.rand(2000, 17, 2, generator=generator) * 1000
+    confidence = torch.rand(2000, 17, generator=generator).masked_fill(
+        torch.rand(2000, 17, generator=generator) < 0.1, 0.0
+    )
+    cut = truncate_keypoints(pixels, confidence, 0.4, generator)
+    changed = (cut != confidence).any(dim=1)
+    assert 0.3 < changed.float().mean() < 0.44  # 0.4 +- 4 standard errors; a line may also fall behind the last joint
+    assert ((cut == confidence) | (cut == 0)).all()
+    assert (cut > 0).any(dim=1).all(), "somebody is left without a joint"
+    sides = dict.fromkeys(("below", "above", "right", "left"), 0)
+    for person in changed.nonzero()[:, 0].tolist():
+        kept, lost = cut[person] > 0, (confidence[person] > 0) & (cut[person] == 0)
+        x, y = pixels[person].unbind(-1)
+        sides["below"] += bool(y[kept].max() < y[lost].min())
+        sides["above"] += bool(y[kept].min() > y[lost].max())
+        sides["right"] += bool(x[kept].max() < x[lost].min())
+        sides["left"] += bool(x[kept].min() > x[lost].max())
+    assert sum(sides.values()) >= int(changed.sum())
+    assert sides["below"] > 2 * max(sides["above"], sides["right"], sides["left"])
+    assert min(sides.values()) > 0.1 * int(changed.sum())
+
+
+def test_truncation_of_nobody_changes_nothing(generator: torch.Generator) -> None:
+    pixels, confidence = torch.rand(5, 17, 2, generator=generator), torch.rand(5, 17, generator=generator)
+    assert torch.equal(truncate_keypoints(pixels, confidence, 0.0, generator), confidence)
+    assert torch.equal(truncate_keypoints(pixels, torch.zeros(5, 17), 1.0, generator), torch.zeros(5, 17))

@@ -44,6 +44,8 @@ def test_betas_equal_diffusers(num_train_timesteps: int) -> None:
         ("cosine_100", 10, 0.967, 5e-4),
         ("cosine_100", 50, 0.478, 5e-4),
         ("cosine_100", 98, 2.4e-4, 1e-5),
+        ("linear_100", 0, 0.999, 1e-9),
+        ("linear_100", 99, 2.0e-5, 1e-6),
         ("linear_200", 199, 3e-5, 1e-6),
         ("linear_1000", 999, 4.0e-5, 1e-6),
         ("linear_alpha_bar_200", 99, 0.50005, 1e-9),

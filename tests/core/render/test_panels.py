@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from posecore.body.skeletons import COCO_17, H36M_17
-from posecore.render.panels import curve_plot, figure_png, hypothesis_panel, read_photo
+from posecore.render.panels import affinity_plot, curve_plot, figure_png, hypothesis_panel, read_photo
 
 DEMO_DATA = Path(__file__).parents[3] / "tools" / "demo_data"
 
@@ -182,6 +182,42 @@ def test_curves() -> None:
         curve_plot([1.0], {}, "n", "mm")
     with pytest.raises(ValueError, match="curve 'a' has 1 values for 2 positions"):
         curve_plot([1.0, 2.0], {"a": [1.0]}, "n", "mm")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_affinities_side_by_side(count: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrices = {f"$layer {i}": (i + 1) * torch.randn(17, 17, generator=generator) for i in range(count)}
+    figure = affinity_plot(matrices, H36M_17, "Affinities of $5")
+    panels = [ax for ax in figure.axes if ax.images]
+    assert [ax.get_title(loc="left") for ax in panels] == list(matrices)
+    limit = max(matrix.abs().max().item() for matrix in matrices.values())
+    for ax, matrix in zip(panels, matrices.values(), strict=True):
+        np.testing.assert_array_equal(ax.images[0].get_array(), matrix.numpy())
+        assert ax.images[0].get_clim() == pytest.approx((-limit, limit))  # one scale for all, 0 in the middle
+        assert [label.get_text() for label in ax.get_xticklabels()][:3] == ["pelvis", "r hip", "r knee"]
+    assert panels[0].get_yticklabels()[16].get_text() == "r wrist"
+    assert "Affinities of $5" in texts(figure)
+    image = Image.open(io.BytesIO(figure_png(figure, dpi=40)))
+    assert image.width > (count - 1) * image.height
+
+
+@pytest.mark.xfail(strict=True, reason="the colour scale is read from the matrix without detach()")
+def test_affinities_of_a_network_in_training() -> None:
+    affinity_plot({"learned": torch.eye(17, requires_grad=True)}, H36M_17)
+
+
+def test_affinities_of_nothing_are_drawn_white() -> None:
+    figure = affinity_plot({"none": torch.zeros(17, 17)}, H36M_17)
+    assert figure.axes[0].images[0].get_clim() == (-1, 1)
+    assert figure_png(figure, dpi=20)[:4] == b"\x89PNG"
+
+
+def test_affinities_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="matrices is empty; give at least one"):
+        affinity_plot({}, H36M_17)
+    with pytest.raises(ValueError, match=r"matrix 'b' has shape \(16, 16\); h36m17 needs \(17, 17\)"):
+        affinity_plot({"a": torch.eye(17), "b": torch.eye(16)}, H36M_17)
 
 
 def test_read_photo_of_the_demo() -> None:

@@ -98,6 +98,36 @@ def flip_sample(sample: PoseSample, joint_set: JointSet) -> PoseSample:
     return cast(PoseSample, flipped)
 
 
+def truncate_keypoints(
+    joints_2d_px: Float[Tensor, "batch joints 2"],
+    confidence: Float[Tensor, "batch joints"],
+    prob: float,
+    generator: torch.Generator,
+) -> Float[Tensor, "batch joints"]:
+    """Confidences of people cut off by the edge of their picture, as in portraits: 0 beyond a random line.
+
+    Half of the lines cut away what is below them, a sixth each what is above, left and right. The line lies anywhere in
+    the person's box but in the fifth that is farthest from the edge.
+
+    Args:
+        joints_2d_px: Keypoints, pixels; where ``confidence`` is 0 the value does not matter.
+        confidence: In [0, 1].
+        prob: Share of people that are cut.
+        generator: On the CPU.
+    """
+    draw = torch.rand((3, len(confidence)), generator=generator).to(confidence.device)
+    side = (draw[1] * 6).long()  # 0-2 below, 3 above, 4 right, 5 left
+    axis = torch.where(side < 4, 1, 0)
+    sign = torch.where((side == 3) | (side == 5), -1.0, 1.0)
+    seen = confidence > 0
+    place = sign[:, None] * joints_2d_px.gather(2, axis[:, None, None].expand(-1, joints_2d_px.shape[1], 1))[..., 0]
+    low = place.masked_fill(~seen, torch.inf).amin(dim=1)
+    high = place.masked_fill(~seen, -torch.inf).amax(dim=1)
+    line = low + (high - low) * (0.2 + 0.8 * draw[2])
+    cut = (draw[0] < prob)[:, None] & (place > line[:, None])
+    return confidence.masked_fill(cut, 0.0)
+
+
 def _mirror(like: Tensor) -> Float[Tensor, "3"]:
     return torch.tensor([-1.0, 1.0, 1.0], dtype=like.dtype, device=like.device)
 
