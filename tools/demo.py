@@ -92,7 +92,7 @@ def motion(output: OutputFolder, real: Path | None, hypotheses: int, poses: int)
     many = ZeDO.pretrained(num_hypotheses=hypotheses, initial_pose=initial_pose)
     one = ZeDO.pretrained(num_hypotheses=1, initial_pose=initial_pose)
     # The fast setting of the method card.
-    diffupose = DiffuPose.pretrained(num_hypotheses=hypotheses, sampling=Sampling("ddim", 10, clip_x0=1.5))
+    diffupose = DiffuPose.pretrained(num_hypotheses=hypotheses, sampling=Sampling("ddim", 10, eta=1.0, clip_x0=1.5))
     rows: list[dict[str, str | float]] = []
     for noise_name, noise in (("exact 2D", None), ("detector-like 2D", DetectorNoise())):
         for name, dataset in data_sets(real, noise).items():

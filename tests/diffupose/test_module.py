@@ -277,6 +277,8 @@ def test_checkpoints_of_other_methods() -> None:
         ({"joint_set": "h36m"}, "no joint set is named 'h36m'"),
         ({"schedule": "cosine"}, "unknown schedule 'cosine'"),
         ({"protocol": "h36m"}, "h36m"),
+        ({"denoiser": "transformer"}, "denoiser must be 'graph' or 'unet'.*'transformer'"),
+        ({"lr_schedule": "linear"}, "lr_schedule 'exponential', 'cosine' or 'constant'.*'linear'"),
     ],
 )
 def test_refuses(settings: dict[str, object], match: str) -> None:

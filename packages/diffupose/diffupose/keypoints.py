@@ -33,8 +33,8 @@ def condition(sample: PoseSample, joint_set: JointSet, coordinates: Coordinates)
     ties a network to the cameras it was trained with.
 
     ``person``. Deviation: the keypoints as a camera would see them that stands at the same place and looks at the
-    person, divided by their spread; poses turn with that camera. Focal length, place in the picture and distance no
-    longer matter, so that one network serves all cameras.
+    person, divided by their spread; poses turn with that camera. Focal length and resolution no longer matter, place in
+    the picture and distance little, so that one network serves all cameras.
 
     A keypoint that was not found takes the place of its parent in the skeleton, so a detector's gaps need no sixth
     channel (Deviation: the paper has every keypoint).

@@ -102,6 +102,11 @@ class DiffuPose(LightningModule):
                 "w_keypoints must not be negative, pose_scale positive and lr_decay in (0, 1], got "
                 f"{w_keypoints}, {pose_scale}, {lr_decay}"
             )
+        if denoiser not in ("graph", "unet") or lr_schedule not in ("exponential", "cosine", "constant"):
+            raise ValueError(
+                "denoiser must be 'graph' or 'unet', lr_schedule 'exponential', 'cosine' or 'constant', got "
+                f"{denoiser!r}, {lr_schedule!r}"
+            )
         self.joint_set = get_joint_set(joint_set)
         self.network: GraphDenoiser | UNetDenoiser = (
             GraphDenoiser(joint_set, dim, time_blocks=time_blocks) if denoiser == "graph" else UNetDenoiser(joint_set)

@@ -81,7 +81,7 @@ class UNetDenoiser(nn.Module):
         return self._denoise(x_t, keypoints, self._embed(t))
 
     def prepare(self, levels: Int[Tensor, " levels"]) -> Prepared:
-        """As ``GraphDenoiser.prepare``: the embeddings of the timesteps are computed once."""
+        """Embeddings of the timesteps, computed once; unlike the graph network's, no copy of the weights."""
         emb = self._embed(levels)
         return lambda x_t, keypoints, i: self._denoise(x_t, keypoints, emb[i : i + 1])
 

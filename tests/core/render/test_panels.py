@@ -202,7 +202,6 @@ def test_affinities_side_by_side(count: int) -> None:
     assert image.width > (count - 1) * image.height
 
 
-@pytest.mark.xfail(strict=True, reason="the colour scale is read from the matrix without detach()")
 def test_affinities_of_a_network_in_training() -> None:
     affinity_plot({"learned": torch.eye(17, requires_grad=True)}, H36M_17)
 

@@ -19,6 +19,7 @@ def packed_linear(weight: Float[Tensor, "out in"]) -> Callable[[Tensor, Tensor |
     """
     weight = weight.detach()
     if weight.device.type != "cpu" or weight.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        weight = weight.clone()
         return lambda x, bias: F.linear(x, weight, bias)
     # The operators that torch.compile's own weight freezing uses.
     packed = torch.ops.mkldnn._reorder_linear_weight(weight)

@@ -244,7 +244,7 @@ def affinity_plot(
             raise ValueError(
                 f"matrix {name!r} has shape {tuple(matrix.shape)}; {joint_set.name} needs ({count}, {count})"
             )
-    limit = max(float(matrix.abs().max()) for matrix in matrices.values()) or 1.0
+    limit = max(float(matrix.detach().abs().max()) for matrix in matrices.values()) or 1.0
     figure = Figure(figsize=(1.2 + 5.0 * len(matrices), 6.0), dpi=100, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     names = [name.replace("_", " ") for name in joint_set.joint_names]
