@@ -203,7 +203,8 @@ def test_affinities_side_by_side(count: int) -> None:
 
 
 def test_affinities_of_a_network_in_training() -> None:
-    affinity_plot({"learned": torch.eye(17, requires_grad=True)}, H36M_17)
+    figure = affinity_plot({"learned": 2 * torch.eye(17, requires_grad=True)}, H36M_17)
+    assert figure.axes[0].images[0].get_clim() == (-2, 2)
 
 
 def test_affinities_of_nothing_are_drawn_white() -> None:
