@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from posecore.cli import find_configs, run
+from posecore.training.prediction_writer import PredictionWriter
 
 
 class Toy(LightningModule):
@@ -110,6 +111,24 @@ def test_run_reads_configs_by_name_and_trains(configs: Path) -> None:
     assert cli.model.layer.out_features == 5
     assert cli.trainer.global_step == 1
     assert isinstance(cli.datamodule, ToyData)
+
+
+class PictureWriter(PredictionWriter):
+    """A method's own writer, with an option more."""
+
+    def __init__(self, folder: Path | None = None, overwrite: bool = False, pictures: bool = True) -> None:
+        super().__init__(folder, overwrite)
+        self.pictures = pictures
+
+
+def test_a_method_brings_its_own_writer(configs: Path) -> None:
+    args = ["fit", "--config", "default", "--output.folder", "there", "--output.pictures", "false"]
+    cli = run(Toy, ToyData, configs, args, writer=PictureWriter)
+    (writer,) = [callback for callback in cli.trainer.callbacks if isinstance(callback, PredictionWriter)]
+    assert isinstance(writer, PictureWriter)
+    assert (writer.folder, writer.overwrite, writer.pictures) == (Path("there"), False, False)
+    with pytest.raises(SystemExit):  # another method's option
+        run(Toy, ToyData, configs, args)
 
 
 def test_run_reads_the_command_line(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from posecore.training.prediction_writer import PredictionWriter
@@ -20,6 +21,7 @@ def run(
     datamodule: type[LightningDataModule],
     configs: Path,
     args: Sequence[str] | None = None,
+    writer: type[BasePredictionWriter] = PredictionWriter,
 ) -> LightningCLI:
     """Builds the method's Trainer, module and data from the command line and YAML files, and runs the subcommand.
 
@@ -32,18 +34,22 @@ def run(
         datamodule: Its data.
         configs: Folder of the method's YAML files.
         args: The command line without the program's name; `sys.argv` where None.
+        writer: What writes the predictions; it takes ``folder`` and ``overwrite``.
 
     Returns:
         The finished CLI, with ``trainer``, ``model`` and ``datamodule``.
     """
     # Lightning 2.6 calls a deprecated function of PyTorch at every start; nothing a user could act on.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    # Batches of whole groups have no indices that Lightning could know; they say themselves which rows they hold.
+    warnings.filterwarnings("ignore", message="Couldn't infer the batch indices")
     try:
         found = find_configs(list(sys.argv[1:] if args is None else args), configs)
         check_checkpoint(found)
         if args is None:
             sys.argv[1:] = found
-        return _CLI(
+        cli = type("CLI", (_CLI,), {"writer": writer})
+        return cli(  # type: ignore[no-any-return]
             module,
             datamodule,
             args=None if args is None else found,
@@ -61,9 +67,11 @@ def run(
 class _CLI(LightningCLI):
     """Adds ``--output.folder`` and ``--output.overwrite``, where `predict` writes."""
 
+    writer: type[BasePredictionWriter]
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the writer of predictions."""
-        parser.add_lightning_class_args(PredictionWriter, "output")
+        parser.add_lightning_class_args(self.writer, "output")
 
 
 def check_checkpoint(args: list[str]) -> None:

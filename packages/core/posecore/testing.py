@@ -205,6 +205,9 @@ def assert_pose_dataset(dataset: PoseDataset, rows: int = 8) -> None:
         "confidence": (n, joints), "joints_2d_true_px": (n, joints, 2), "K": (n, 3, 3), "image_size": (n, 2),
         "R_world_to_cam": (n, 3, 3), "t_world_to_cam": (n, 3), "global_orient": (n, 3, 3),
         "body_pose": (n, 23, 3, 3), "betas": (n, 10), "transl": (n, 3), "frame": (n,), "view": (n,), "fps": (n,),
+        "joints_smpl24_cam": (n, 24, 3), "joints_known": (n, joints), "has_pose": (n,), "has_betas": (n,),
+        "start_global_orient": (n, 3, 3), "start_body_pose": (n, 23, 3, 3), "start_betas": (n, 10),
+        "start_transl": (n, 3),
     }  # fmt: skip
     values: dict[str, Tensor] = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
     for key, value in values.items():

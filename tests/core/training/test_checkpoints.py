@@ -10,7 +10,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from posecore.training.checkpoints import check_stamp, load_weights, resolve_weights, save_weights, stamp
+from posecore.training.checkpoints import (
+    check_stamp,
+    load_weights,
+    read_weights,
+    resolve_weights,
+    save_weights,
+    stamp,
+)
 
 
 class Tiny(LightningModule):
@@ -125,6 +132,37 @@ def test_weights_without_a_tensor_that_is_needed(tmp_path: Path) -> None:
     save_weights(tmp_path / "a.safetensors", Tiny(), "tiny", {})
     with pytest.raises(ValueError, match="has no anchors, which this configuration of tiny needs"):
         load_weights(tmp_path / "a.safetensors", Tiny(extra=True), "tiny")
+
+
+def test_a_part_of_the_weights_goes_out_and_comes_in(tmp_path: Path) -> None:
+    saved, layer = Tiny(), torch.nn.Linear(2, 3)
+    path = tmp_path / "layer.safetensors"
+    save_weights(path, saved, "tiny", {"data": "walking"}, only="layer.")
+    tensors, about = read_weights(path, "tiny")
+    assert set(tensors) == {"layer.weight", "layer.bias"}
+    assert about == {"data": "walking"}
+    assert load_weights(path, layer, "tiny", prefix="layer.") == about
+    assert torch.equal(layer.weight, saved.layer.weight)
+    assert torch.equal(layer.bias, saved.layer.bias)
+    with pytest.raises(ValueError, match="has no faces, which this configuration of tiny needs"):
+        load_weights(path, Tiny(), "tiny")
+
+
+def test_a_part_is_named_as_the_file_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "all.safetensors"
+    save_weights(path, Tiny(), "tiny", {})
+    with pytest.raises(ValueError, match=r"has no features\.weight, which this configuration of tiny needs"):
+        load_weights(path, torch.nn.Linear(2, 3), "tiny", prefix="features.")
+    with pytest.raises(
+        ValueError, match=r"has layer.weight of shape \(3, 2\), this configuration of tiny needs \(4, 2\)"
+    ):
+        load_weights(path, torch.nn.Linear(2, 4), "tiny", prefix="layer.")
+
+
+def test_a_part_that_nobody_has_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"only: no weight of tiny begins with 'head\.'"):
+        save_weights(tmp_path / "a.safetensors", Tiny(), "tiny", {}, only="head.")
+    assert not (tmp_path / "a.safetensors").exists()
 
 
 def test_shipped_names_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,7 @@ _SMPL_NUM_VERTICES = 6890
 _SMPL_NUM_JOINTS = 24
 
 _H36M_FILE = "J_regressor_h36m.npy"
+_EXTRA_FILE = "SMPL_to_J19.pkl"
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,8 @@ class BodyModel:
         faces: Triangles.
         J_regressor_h36m: Weights that give Human3.6M's joints of the posed body in the order of ``H36M_17``, where the
             file has them or ``J_regressor_h36m.npy`` lies beside it.
+        J_regressor_extra: Weights that give joints 25 to 43 of ``JOINTS_44`` of the posed body, where
+            ``SMPL_to_J19.pkl`` lies beside the file.
         landmark_names: Names of vertices at points that 2D detectors find (``"nose"``, ``"l_heel"``).
         landmark_vertex_ids: Those vertices.
         hand_components: MANO's principal components of the pose, one per row, axis-angle.
@@ -77,6 +80,7 @@ class BodyModel:
     lbs_weights: Float[Tensor, "vertices joints"]
     faces: Int[Tensor, "faces 3"]
     J_regressor_h36m: Float[Tensor, "17 vertices"] | None = None
+    J_regressor_extra: Float[Tensor, "19 vertices"] | None = None
     landmark_names: tuple[str, ...] = ()
     landmark_vertex_ids: Int[Tensor, " landmarks"] = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     hand_components: Float[Tensor, "components pose"] | None = None
@@ -110,7 +114,7 @@ def load_body_model(
             under their official names or smplx's (``basicmodel_neutral_lbs_10_207_0_v1.1.0.pkl``,
             ``SMPL_NEUTRAL.npz``; upper and lower case are the same), also below ``smpl``, ``models`` and
             ``smpl/models``. None is the open body. ``J_regressor_h36m.npy`` is read from beside a body's file or from
-            the folder given; either order of its legs that is in use will do.
+            the folder given; either order of its legs that is in use will do. So is ``SMPL_to_J19.pkl``.
         gender: Which file of a folder. A file is taken as it is, and the open body is neutral.
         num_betas: Keeps this many shape components (SMPL 1.1 has 300); None keeps all.
         dtype: Floating-point type of the arrays.
@@ -130,8 +134,11 @@ def load_body_model(
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds a {type(content).__name__}, not the arrays of a body model")
     places = [file.parent] if path is None else [file.parent, Path(path)]
-    beside = next((place / _H36M_FILE for place in places if (place / _H36M_FILE).is_file()), None)
-    return _body_model(file, content, beside, num_betas, dtype)
+
+    def beside(name: str) -> Path | None:
+        return next((place / name for place in places if (place / name).is_file()), None)
+
+    return _body_model(file, content, beside(_H36M_FILE), beside(_EXTRA_FILE), num_betas, dtype)
 
 
 def _find(path: Path, gender: Gender) -> Path:
@@ -154,7 +161,12 @@ def _find(path: Path, gender: Gender) -> Path:
 
 
 def _body_model(
-    file: Path, content: Mapping[str, Any], beside: Path | None, num_betas: int | None, dtype: torch.dtype
+    file: Path,
+    content: Mapping[str, Any],
+    h36m_file: Path | None,
+    extra_file: Path | None,
+    num_betas: int | None,
+    dtype: torch.dtype,
 ) -> BodyModel:
     def array(key: str) -> np.ndarray:
         if key not in content:
@@ -182,8 +194,13 @@ def _body_model(
     h36m = None
     if "J_regressor_h36m" in content:
         h36m = _h36m_regressor(file, array("J_regressor_h36m"), v_template)
-    elif beside is not None and joints >= _SMPL_NUM_JOINTS:  # it is not a hand's
-        h36m = _h36m_regressor(beside, _load_npy(beside), v_template)
+    elif h36m_file is not None and joints >= _SMPL_NUM_JOINTS:  # it is not a hand's
+        h36m = _h36m_regressor(h36m_file, _load_npy(h36m_file), v_template)
+    extra = None
+    if extra_file is not None and joints == _SMPL_NUM_JOINTS:
+        extra = _dense(extra_file, "the regressor", load_pickle(extra_file, ("scipy.sparse.*",)))
+        if extra.shape != (19, vertices):
+            raise ValueError(f"{extra_file}: the regressor has shape {extra.shape}, but (19, {vertices}) fits the body")
     landmarks = _landmarks(content, vertices)
     return BodyModel(
         name=file.stem,
@@ -195,6 +212,7 @@ def _body_model(
         lbs_weights=tensor(weights),
         faces=torch.from_numpy(array("f").astype(np.int64)),
         J_regressor_h36m=None if h36m is None else tensor(h36m),
+        J_regressor_extra=None if extra is None else tensor(extra),
         landmark_names=tuple(landmarks),
         landmark_vertex_ids=torch.tensor(list(landmarks.values()), dtype=torch.long),
         hand_components=tensor(array("hands_components")) if "hands_components" in content else None,

@@ -4,10 +4,14 @@ from posecore.data.base import PoseDataset, PoseTable
 from posecore.data.cameras import CameraSampler, RingCameras, SingleCameras, TrackCameras
 from posecore.data.cmu_mocap import CMUMocap
 from posecore.data.cmu_rigs import RIGS
+from posecore.data.crops import CroppedPeople, PersonCrops, box_of_keypoints, crop
 from posecore.data.datamodule import PoseDataModule
 from posecore.data.detector_noise import DetectorNoise
 from posecore.data.motion import Motion
 from posecore.data.sample import SAMPLE_KEYS, PoseSample
+from posecore.data.smpl_groups import SMPLGroups
+from posecore.data.smpl_npz import SMPLNpz
+from posecore.data.start_estimates import CropBoxes, read_start_estimates
 from posecore.data.synthetic import SyntheticMotion
 
 __all__ = [
@@ -15,14 +19,22 @@ __all__ = [
     "SAMPLE_KEYS",
     "CMUMocap",
     "CameraSampler",
+    "CropBoxes",
+    "CroppedPeople",
     "DetectorNoise",
     "Motion",
+    "PersonCrops",
     "PoseDataModule",
     "PoseDataset",
     "PoseSample",
     "PoseTable",
     "RingCameras",
+    "SMPLGroups",
+    "SMPLNpz",
     "SingleCameras",
     "SyntheticMotion",
     "TrackCameras",
+    "box_of_keypoints",
+    "crop",
+    "read_start_estimates",
 ]

@@ -1,6 +1,6 @@
 """What every dataset promises: a joint set, a length, and whole batches by index; and a table's cut to fewer joints."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -46,11 +46,18 @@ class PoseTable(PoseDataset):
     Args:
         joint_set: the joints of ``samples``.
         samples: one batched sample with all rows.
+        images: reads ``image`` of rows by their numbers; pictures are the one thing that does not fit into a table.
     """
 
-    def __init__(self, joint_set: JointSet, samples: PoseSample) -> None:
+    def __init__(
+        self,
+        joint_set: JointSet,
+        samples: PoseSample,
+        images: Callable[[Sequence[int]], torch.Tensor] | None = None,
+    ) -> None:
         self.joint_set = joint_set
         self.samples = samples
+        self.images = images
         self._length = sample_length(samples)
 
     def __len__(self) -> int:
@@ -65,10 +72,13 @@ class PoseTable(PoseDataset):
         rows = torch.as_tensor(indices, dtype=torch.int64)
         if rows.numel() and (int(rows.min()) < 0 or int(rows.max()) >= self._length):
             raise IndexError(f"indices: must lie in 0..{self._length - 1}, got {int(rows.min())}..{int(rows.max())}")
-        return take(self.samples, rows)
+        batch = take(self.samples, rows)
+        if self.images is not None:
+            batch["image"] = self.images(rows.tolist())
+        return batch
 
 
-_JOINT_KEYS = ("joints_cam", "joints_rel", "joints_2d_px", "confidence", "joints_2d_true_px")
+_JOINT_KEYS = ("joints_cam", "joints_known", "joints_rel", "joints_2d_px", "confidence", "joints_2d_true_px")
 
 
 def select_joints(dataset: PoseTable, target: JointSet) -> PoseTable:
@@ -95,4 +105,4 @@ def select_joints(dataset: PoseTable, target: JointSet) -> PoseTable:
         key: cast(torch.Tensor, value).index_select(1, rows) if key in _JOINT_KEYS else value
         for key, value in cast(dict[str, Any], dataset.samples).items()
     }
-    return PoseTable(target, cast(PoseSample, samples))
+    return PoseTable(target, cast(PoseSample, samples), dataset.images)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from posecore.body.files import load_body_model
-from posecore.body.skeletons import H36M_17
+from posecore.body.skeletons import H36M_17, get_joint_set
 from posecore.data.base import PoseTable
 from posecore.data.bvh import BVH, read_bvh
 from posecore.data.cameras import CameraSampler
@@ -19,6 +19,7 @@ from posecore.data.cmu_rigs import RIGS, h36m_joints, recognise_rig
 from posecore.data.detector_noise import DetectorNoise
 from posecore.data.motion import Motion, resampling_positions
 from posecore.data.motion_samples import make_samples
+from posecore.data.recombine import recombine_arms
 from posecore.data.retarget import retarget_to_smpl
 from posecore.geometry.rotation import slerp
 
@@ -250,6 +251,9 @@ class CMUMocap(PoseTable):
         betas: with joints "body": a random shape per frame, per clip, or the mean shape.
         seed: changes cameras, noise and shapes.
         fps: frame rate that clips are resampled to.
+        joint_set: with joints "body": also "body25", "joints44" or "smpl24".
+        recombined: with joints "body": in place of each clip, so many copies whose frames have the arms of other frames
+            (`posecore.data.recombine`); for training only.
 
     Raises:
         FileNotFoundError: if the data is not there.
@@ -270,6 +274,13 @@ class CMUMocap(PoseTable):
         betas: str = "frame",
         seed: int = 0,
         fps: float = 30.0,
+        joint_set: str = "h36m17",
+        recombined: int = 0,
     ) -> None:
         motions = load_cmu_motions(root, split, clips, rigs, fps)
-        super().__init__(H36M_17, make_samples(motions, joints, cameras, views, stride, noise, betas, seed))
+        if recombined:
+            if joints != "body":
+                raise ValueError(f"recombined: arms can be exchanged with joints 'body' only, not with {joints!r}")
+            motions = recombine_arms(motions, recombined, seed)
+        chosen = get_joint_set(joint_set)
+        super().__init__(chosen, make_samples(motions, joints, cameras, views, stride, noise, betas, seed, chosen))

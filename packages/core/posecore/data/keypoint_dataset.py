@@ -39,6 +39,8 @@ class KeypointDataset(PoseTable):
         image_size: Width and height in pixels, for files that do not state them.
         source_joint_set: Name of the file's joint set, where the number of joints does not tell it.
         select: Shell pattern on the rows' ids.
+        copies_only: Leaves joints that would be constructed from others without a keypoint (see
+            :func:`posecore.body.joint_maps.joint_map`).
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -58,12 +60,13 @@ class KeypointDataset(PoseTable):
         image_size: tuple[int, int] | None = None,
         source_joint_set: str | None = None,
         select: str | None = None,
+        copies_only: bool = False,
     ) -> None:
         if not isinstance(source, KeypointPeople):
             source = read_keypoints(source, source_joint_set, image_size, select)
         self.people = source
         target = get_joint_set(joint_set)
-        keypoints, confidence = _mapped(source, target)
+        keypoints, confidence = _mapped(source, target, copies_only)
         matrix, self.camera_assumed, self.camera_statement = _camera(
             source, K, focal_length, center, assumed_focal_length
         )
@@ -80,9 +83,9 @@ class KeypointDataset(PoseTable):
 
 
 def _mapped(
-    people: KeypointPeople, target: JointSet
+    people: KeypointPeople, target: JointSet, copies_only: bool
 ) -> tuple[Float[Tensor, "people joints 2"], Float[Tensor, "people joints"]]:
-    mapping = joint_map(people.joint_set, target)
+    mapping = joint_map(people.joint_set, target, copies_only)
     confidence = mapping.apply_confidence(people.confidence)
     if not bool((confidence > 0).any()):
         raise ValueError(f"no joint seen in {people.joint_set.name} keypoints gives a joint of {target.name}")

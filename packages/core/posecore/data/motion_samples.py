@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from posecore.body.files import load_body_model
+from posecore.body.named_joints import NamedJoints
+from posecore.body.skeletons import H36M_17, JointSet
 from posecore.body.smpl import SMPLLayer
 from posecore.data.cameras import CameraSampler, get_cameras
 from posecore.data.detector_noise import DetectorNoise
@@ -28,6 +30,7 @@ def make_samples(
     noise: DetectorNoise | None = None,
     betas: str = "frame",
     seed: int = 0,
+    joint_set: JointSet = H36M_17,
 ) -> PoseSample:
     """Turns motion into a table of samples; rows run over clips, then frames, then views.
 
@@ -38,13 +41,14 @@ def make_samples(
         motions: clips, all with the same joint set.
         joints: "mocap" takes the joints of the recorded skeleton (real limb lengths; no SMPL keys, since no SMPL
             parameters agree with them exactly); "body" regresses them from the open body, and the rows carry
-            ``global_orient body_pose betas transl`` in the camera frame that agree with the joints.
+            ``global_orient body_pose betas transl joints_smpl24_cam`` in the camera frame that agree with the joints.
         cameras: a camera sampler or the name of one ("single", "ring", "track").
         views: cameras per frame; 4 with "ring" is Human3.6M's set-up.
         stride: takes every ``stride``-th frame.
         noise: 2D noise; None gives exact 2D with confidence 1.
         betas: with joints "body", a random shape for each frame, each clip, or the mean shape.
         seed: changes every draw.
+        joint_set: with joints "body", any that `posecore.body.named_joints.NamedJoints` knows.
 
     Raises:
         ValueError: if an argument is outside its range, or no frame is left.
@@ -57,18 +61,22 @@ def make_samples(
         raise ValueError(f"joints: {joints!r} is unknown, valid are {', '.join(JOINT_SOURCES)}")
     if betas not in BETAS_SOURCES:
         raise ValueError(f"betas: {betas!r} is unknown, valid are {', '.join(BETAS_SOURCES)}")
+    if joints == "mocap" and joint_set != motions[0].joint_set:
+        raise ValueError(f"joint_set: the recorded skeleton has {motions[0].joint_set.name}, not {joint_set.name}")
     sampler = get_cameras(cameras)
-    body = _PosedBody(betas) if joints == "body" else None
+    body = _PosedBody(betas, joint_set) if joints == "body" else None
     return concatenate([_clip_samples(motion, body, sampler, views, stride, noise, seed) for motion in motions])
 
 
 class _PosedBody:
-    """H36M-17 joints of the open body in world poses, with random shapes."""
+    """Joints of the open body in world poses, with random shapes."""
 
-    def __init__(self, betas: str) -> None:
+    def __init__(self, betas: str, joint_set: JointSet) -> None:
         model = load_body_model()
         self.betas = betas
-        self.layer = SMPLLayer(model, joints=(), vertices=(), regressor=model.J_regressor_h36m)
+        self.joint_set = joint_set
+        self.named = NamedJoints(joint_set, model)
+        self.kinematic = SMPLLayer(model, vertices=())
 
     def draw_betas(self, frames: int, generator: torch.Generator) -> Float[Tensor, "frames 10"]:
         """Shapes in standard deviations, within +-2.5."""
@@ -89,14 +97,15 @@ def _clip_samples(
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{motion.clip}".encode()))
     frame_index = motion.frame_index[::stride]
     frames = frame_index.shape[0]
-    joint_set = motion.joint_set
+    joint_set = motion.joint_set if body is None else body.joint_set
     sample = PoseSample()
     if body is None:
         joints_world = motion.joints_world[::stride]
     else:
         betas = body.draw_betas(frames, generator)
         orient, pose, transl = motion.global_orient[::stride], motion.body_pose[::stride], motion.transl[::stride]
-        joints_world = body.layer(betas=betas, body_pose=pose, global_orient=orient, transl=transl).joints
+        joints_world = body.named(betas=betas, body_pose=pose, global_orient=orient, transl=transl)
+        smpl_world = body.kinematic(betas=betas, body_pose=pose, global_orient=orient, transl=transl).joints
     root = list(joint_set.root)
     seen = cameras(joints_world[:, root].mean(dim=1), motion.fps, views, generator)
     K, R, t = seen.K.flatten(0, 1), seen.R_world_to_cam.flatten(0, 1), seen.t_world_to_cam.flatten(0, 1)
@@ -117,13 +126,14 @@ def _clip_samples(
     sample["K"], sample["R_world_to_cam"], sample["t_world_to_cam"] = K, R, t
     if body is not None:
         betas = betas.repeat_interleave(views, dim=0)
-        pelvis = body.layer.rest_joints(betas)[:, 0]
+        pelvis = body.kinematic.rest_joints(betas)[:, 0]
         # The body turns about its pelvis: R (pelvis + transl_world) + t = pelvis + transl_cam.
         moved = pelvis + transl.repeat_interleave(views, dim=0)
         sample["global_orient"] = R @ orient.repeat_interleave(views, dim=0)
         sample["body_pose"] = pose.repeat_interleave(views, dim=0)
         sample["betas"] = betas
         sample["transl"] = (R @ moved[..., None])[..., 0] + t - pelvis
+        sample["joints_smpl24_cam"] = world_to_cam(smpl_world.repeat_interleave(views, dim=0), R, t)
     sample["subject"], sample["clip"], sample["action"] = ([text] * rows for text in _labels(motion))
     sample["frame"] = frame_index.repeat_interleave(views)
     sample["view"] = torch.arange(views).repeat(frames)

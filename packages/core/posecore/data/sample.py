@@ -17,6 +17,7 @@ class PoseSample(TypedDict, total=False):
     key                    shape         meaning
     =====================  ============  ==================================================================
     ``joints_cam``         (J, 3)        joints in the camera frame, metres
+    ``joints_known``       (J,)          where ``joints_cam`` holds something (bool); without this key, everywhere
     ``joints_rel``         (J, 3)        ``joints_cam`` minus its root (mean of ``joint_set.root``), metres
     ``joints_2d_px``       (J, 2)        what a detector says, pixels; (0, 0) where ``confidence`` is 0
     ``confidence``         (J,)          of ``joints_2d_px``, in [0, 1]; 0 = not seen
@@ -29,16 +30,28 @@ class PoseSample(TypedDict, total=False):
     ``body_pose``          (23, 3, 3)    SMPL local rotations
     ``betas``              (10,)         SMPL shape, unit: standard deviations
     ``transl``             (3,)          SMPL translation in the camera frame, metres
+    ``joints_smpl24_cam``  (24, 3)       the person's own kinematic SMPL joints in the camera frame, metres
+    ``has_pose``           ()            whether ``global_orient`` and ``body_pose`` are known (bool); without this key,
+                                         all are
+    ``has_betas``          ()            whether ``betas`` are known (bool), likewise
+    ``start_global_orient``  (3, 3)      another program's estimate of the SMPL parameters, camera frame: where a fit
+    ``start_body_pose``    (23, 3, 3)    starts
+    ``start_betas``        (10,)
+    ``start_transl``       (3,)
+    ``features``           (F,)          image features that a network computed earlier
+    ``image``              (3, H, W)     crop around the person, normalised as the backbone wants it
     ``subject``            str           list of str when batched
     ``clip``               str           list of str when batched
     ``action``             str           list of str when batched
     ``frame``              ()            index in the clip, at ``fps``
     ``view``               ()            number of the camera that sees this frame
     ``fps``                ()            frames per second of the (resampled) clip
+    ``row``                ()            number of the row in its data set, where batches are not in the set's order
     =====================  ============  ==================================================================
     """
 
     joints_cam: Tensor
+    joints_known: Tensor
     joints_rel: Tensor
     joints_2d_px: Tensor
     confidence: Tensor
@@ -51,12 +64,22 @@ class PoseSample(TypedDict, total=False):
     body_pose: Tensor
     betas: Tensor
     transl: Tensor
+    joints_smpl24_cam: Tensor
+    has_pose: Tensor
+    has_betas: Tensor
+    start_global_orient: Tensor
+    start_body_pose: Tensor
+    start_betas: Tensor
+    start_transl: Tensor
+    features: Tensor
+    image: Tensor
     subject: str | list[str]
     clip: str | list[str]
     action: str | list[str]
     frame: Tensor
     view: Tensor
     fps: Tensor
+    row: Tensor
 
 
 SAMPLE_KEYS: tuple[str, ...] = tuple(PoseSample.__annotations__)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from posecore.body.files import load_body_model
-from posecore.body.skeletons import H36M_17, SMPL_24
+from posecore.body.skeletons import H36M_17, SMPL_24, get_joint_set
 from posecore.body.smpl import SMPLLayer
 from posecore.data.base import PoseTable
 from posecore.data.cameras import CameraSampler
@@ -131,6 +131,7 @@ class SyntheticMotion(PoseTable):
         betas: with joints "body": a random shape per frame, per clip, or the mean shape.
         seed: changes people, movements, cameras and noise.
         fps: frame rate.
+        joint_set: with joints "body": also "body25", "joints44" or "smpl24".
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -150,6 +151,8 @@ class SyntheticMotion(PoseTable):
         betas: str = "frame",
         seed: int = 0,
         fps: float = 30.0,
+        joint_set: str = "h36m17",
     ) -> None:
         motions = synthetic_motions(num_clips, seed, split, None if actions is None else tuple(actions), fps)
-        super().__init__(H36M_17, make_samples(motions, joints, cameras, views, stride, noise, betas, seed))
+        chosen = get_joint_set(joint_set)
+        super().__init__(chosen, make_samples(motions, joints, cameras, views, stride, noise, betas, seed, chosen))

@@ -71,6 +71,10 @@ def flip_sample(sample: PoseSample, joint_set: JointSet) -> PoseSample:
     for key in ("joints_cam", "joints_rel"):
         if key in sample:
             flipped[key] = flip_joints(flipped[key], joint_set)
+    if "joints_known" in sample:
+        flipped["joints_known"] = _swap_sides(sample["joints_known"], joint_set, dim=-1)
+    if "joints_smpl24_cam" in sample:
+        flipped["joints_smpl24_cam"] = flip_joints(flipped["joints_smpl24_cam"], SMPL_24)
     needs_width = [key for key in ("joints_2d_px", "joints_2d_true_px", "K") if key in sample]
     if needs_width and "image_size" not in sample:
         raise ValueError(f"sample: mirroring {', '.join(needs_width)} needs the key image_size")

@@ -7,14 +7,26 @@ from posecore.export.predictions import (
     write_predictions_json,
     write_predictions_npz,
 )
+from posecore.export.smpl_predictions import (
+    SMPLPredictions,
+    read_smpl_predictions,
+    write_amass,
+    write_smpl_json,
+    write_smpl_npz,
+)
 
 __all__ = [
     "OutputFolder",
     "PosePredictions",
+    "SMPLPredictions",
     "atomic_write",
     "read_predictions",
+    "read_smpl_predictions",
+    "write_amass",
     "write_bytes",
     "write_predictions_json",
     "write_predictions_npz",
+    "write_smpl_json",
+    "write_smpl_npz",
     "write_text",
 ]

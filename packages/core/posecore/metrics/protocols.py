@@ -247,6 +247,18 @@ PROTOCOLS: dict[str, Protocol] = {
             reference="this project, open data: body joints and mesh",
         ),
         Protocol(
+            "open_smpl24_fit",
+            "smpl24",
+            _POSE,
+            reference="this project, open data: kinematic joints of a fitted body",
+        ),
+        Protocol(
+            "open_smpl24_video",
+            "smpl24",
+            ("mpjpe", "pa_mpjpe", "acceleration"),
+            reference="this project, open data: kinematic joints of a fitted body, one clip in the order of time",
+        ),
+        Protocol(
             "zedo_h36m",
             "h36m17",
             _POSE,

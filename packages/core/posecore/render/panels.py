@@ -269,6 +269,13 @@ def figure_png(figure: Figure, dpi: int = 150) -> bytes:
     return buffer.getvalue()
 
 
+def image_png(picture: np.ndarray) -> bytes:
+    """A "height width 3" uint8 picture as the content of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="png")
+    return buffer.getvalue()
+
+
 def _line_height(font: FontProperties) -> float:
     """Inches from line to line."""
     return float(font.get_size_in_points()) * _LINE_SPACING / 72

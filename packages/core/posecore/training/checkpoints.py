@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor, nn
 
 from posecore.export.files import write_bytes
 
@@ -30,7 +30,7 @@ def check_stamp(checkpoint: dict[str, Any], method: str) -> None:
         raise ValueError(f"ckpt_path: this is {whose}; {method} needs one that `{method} fit` wrote")
 
 
-def save_weights(path: Path, module: LightningModule, method: str, about: dict[str, str]) -> None:
+def save_weights(path: Path, module: nn.Module, method: str, about: dict[str, str], only: str = "") -> None:
     """Writes a module's state dict as safetensors, with the method's name and what the file is.
 
     Args:
@@ -38,20 +38,24 @@ def save_weights(path: Path, module: LightningModule, method: str, about: dict[s
         module: Whose state dict.
         method: The method's name, checked on loading.
         about: What a reader should know: data, config, commit, seed.
+        only: Keeps the names that begin with this, for example "features.".
+
+    Raises:
+        ValueError: No name begins with ``only``.
     """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    state = {name: value for name, value in module.state_dict().items() if name.startswith(only)}
+    if not state:
+        raise ValueError(f"only: no weight of {method} begins with {only!r}")
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     write_bytes(path, save(tensors, metadata={STAMP: method, "about": json.dumps(about, sort_keys=True)}))
 
 
-def load_weights(path: Path, module: LightningModule, method: str) -> dict[str, str]:
-    """Loads a safetensors file of this method into a module.
-
-    Returns:
-        What the file says about itself.
+def read_weights(path: Path, method: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file of this method, and what the file says about itself.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Not a safetensors file, another method's, or of another architecture.
+        ValueError: Not a safetensors file, or another method's.
     """
     if not path.is_file():
         raise FileNotFoundError(f"weights: there is no file {path}")
@@ -63,17 +67,37 @@ def load_weights(path: Path, module: LightningModule, method: str) -> dict[str, 
         raise ValueError(f"weights: {path} is not a readable safetensors file ({error})") from error
     if metadata.get(STAMP) != method:
         raise ValueError(f"weights: {path} belongs to {metadata.get(STAMP) or 'nobody'}, not to {method}")
+    return tensors, json.loads(metadata.get("about", "{}"))
+
+
+def load_weights(path: Path, module: nn.Module, method: str, prefix: str = "") -> dict[str, str]:
+    """Loads a safetensors file of this method into a module.
+
+    Args:
+        path: The file.
+        module: Takes the weights.
+        method: The method's name.
+        prefix: What the module's names begin with in the file, where the file holds more than the module.
+
+    Returns:
+        What the file says about itself.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not a safetensors file, another method's, or of another architecture.
+    """
+    tensors, about = read_weights(path, method)
     own = module.state_dict()
     for name, value in own.items():
-        if name not in tensors:
-            raise ValueError(f"weights: {path} has no {name}, which this configuration of {method} needs")
-        if tensors[name].shape != value.shape:
+        found = tensors.get(prefix + name)
+        if found is None:
+            raise ValueError(f"weights: {path} has no {prefix}{name}, which this configuration of {method} needs")
+        if found.shape != value.shape:
             raise ValueError(
-                f"weights: {path} has {name} of shape {tuple(tensors[name].shape)}, "
+                f"weights: {path} has {prefix}{name} of shape {tuple(found.shape)}, "
                 f"this configuration of {method} needs {tuple(value.shape)}"
             )
-    module.load_state_dict({name: tensors[name] for name in own})
-    about: dict[str, str] = json.loads(metadata.get("about", "{}"))
+    module.load_state_dict({name: tensors[prefix + name] for name in own})
     return about
 
 

@@ -13,7 +13,8 @@ class PosePanels(Callback):
     """Draws the first poses of every validation and test set: keypoints, chosen hypothesis, spread of all.
 
     A method's ``validation_step`` and ``test_step`` return ``joints_rel`` (people hypotheses joints 3, metres, camera
-    frame) and ``best``. Nothing is drawn where the run has no TensorBoard logger.
+    frame) and ``best``, and ``joint_set`` where these joints are not those of the keypoints. Nothing is drawn where the
+    run has no TensorBoard logger.
 
     Args:
         num_people: Rows of a panel.
@@ -57,6 +58,7 @@ class PosePanels(Callback):
         if batch_idx or not trainer.is_global_zero:
             return
         rows = slice(0, self.num_people)
+        keypoint_set = trainer.datamodule.joint_set  # type: ignore[attr-defined]
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 figure = hypothesis_panel(
@@ -65,7 +67,8 @@ class PosePanels(Callback):
                     batch["confidence"][rows].cpu(),
                     outputs["joints_rel"][rows].float().cpu(),
                     outputs["best"][rows].cpu(),
-                    trainer.datamodule.joint_set,  # type: ignore[attr-defined]
+                    outputs.get("joint_set", keypoint_set),
                     f"{tag}, step {trainer.global_step}",
+                    keypoint_set=keypoint_set,
                 )
                 logger.experiment.add_figure(f"{tag}/poses", figure, trainer.global_step)

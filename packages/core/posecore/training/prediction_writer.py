@@ -61,16 +61,31 @@ class PredictionWriter(BasePredictionWriter):
             return
         rows: dict[int, dict[str, torch.Tensor]] = {}
         for outputs, indices in parts:
-            for output, index in zip(outputs, indices[0], strict=True):
+            # Batches of whole groups say themselves which rows they hold.
+            known = [output["row"].tolist() for output in outputs if "row" in output] or indices[0]
+            for output, index in zip(outputs, known, strict=True):
                 for k, row in enumerate(index):  # padding repeats rows across processes; one of each is kept
                     rows[row] = {name: value[k].cpu() for name, value in output.items()}
         stacked = {name: torch.stack([rows[row][name] for row in sorted(rows)]) for name in rows[0]}
+        self.write(trainer, pl_module, stacked, self._output)
+
+    def write(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: dict[str, torch.Tensor], folder: OutputFolder
+    ) -> None:
+        """Writes the files.
+
+        Args:
+            trainer: Its data module has what was read.
+            pl_module: The method.
+            outputs: What ``predict_step`` returned, one row per row of the input.
+            folder: Where to.
+        """
         data = trainer.datamodule  # type: ignore[attr-defined]
-        made = _assemble(type(pl_module).__name__, data.predict_set, data.predict, stacked)
-        write_predictions_json(self._output.file("predictions.json"), made)
-        write_predictions_npz(self._output.file("predictions.npz"), made)
-        write_bytes(self._output.file("panel.png"), _panel(made, data.predict_set, data.predict))
-        print(_summary(made, self._output.path))  # noqa: T201
+        made = _assemble(type(pl_module).__name__, data.predict_set, data.predict, outputs)
+        write_predictions_json(folder.file("predictions.json"), made)
+        write_predictions_npz(folder.file("predictions.npz"), made)
+        write_bytes(folder.file("panel.png"), _panel(made, data.predict_set, data.predict))
+        print(_summary(made, folder.path))  # noqa: T201
 
 
 def _assemble(

@@ -13,11 +13,13 @@ class WeightsFile(Callback):
     Args:
         path: Where to; ``weights.safetensors`` in the run's log folder where None.
         about: What the weights were trained on, in words; kept in the file.
+        only: Keeps the names that begin with this.
     """
 
-    def __init__(self, path: Path | None = None, about: str = "") -> None:
+    def __init__(self, path: Path | None = None, about: str = "", only: str = "") -> None:
         self.path = path
         self.about = about
+        self.only = only
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the file."""
@@ -26,4 +28,4 @@ class WeightsFile(Callback):
         path = self.path or Path(trainer.log_dir or trainer.default_root_dir) / "weights.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         about = {"about": self.about, "steps": str(trainer.global_step)}
-        save_weights(path, pl_module, type(pl_module).__name__.lower(), about)
+        save_weights(path, pl_module, type(pl_module).__name__.lower(), about, self.only)

@@ -1,0 +1,359 @@
+"""Fitted SMPL bodies as files: JSON to read anywhere, npz with everything and back, AMASS npz for other programs.
+
+The JSON (format ``humandiff-smpl/1``)::
+
+    {
+      "format": "humandiff-smpl/1", "method": "...", "body": "...", "unit": "metre",
+      "frame": "camera: x right, y down, z forward", "joint_set": "smpl24", "joint_names": [...], "parents": [...],
+      "keypoint_set": "joints44", "fps": 30.0, "settings": {...},
+      "people": [{
+        "id": "7", "frame": 12, "view": 0, "image": "skier.jpg", "image_size": [640, 425],
+        "camera": {"K": [[fx, 0, cx], ...], "assumed": true, "statement": "..."},
+        "pose": [[x, y, z], ...24 axis-angles in radians, root first...], "betas": [...10], "transl": [x, y, z],
+        "joints": {"pelvis": [x, y, z], ...}, "reprojection_error_px": 4.2,
+        "start": {"pose": ..., "betas": ..., "transl": ..., "reprojection_error_px": 9.1},      (or null)
+        "keypoints_2d": {"op_nose": [x, y, confidence], ...}
+      }]
+    }
+"""
+
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from posecore.body.skeletons import SMPL_24, JointSet, get_joint_set
+from posecore.export.files import atomic_write, write_text
+from posecore.geometry.rotation import rotmat_to_axis_angle
+
+FORMAT = "humandiff-smpl/1"
+UNIT = "metre"
+FRAME = "camera: x right, y down, z forward"
+AMASS_FRAME = "x right, y forward, z up; the camera at the origin, taken as level"
+
+_DECIMALS = 6  # as the JSON of joints: micrometres and microradians
+_CAM_TO_Z_UP = ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, -1.0, 0.0))
+_PARAMETERS = ("global_orient", "body_pose", "betas", "transl")
+_ARRAYS = (*_PARAMETERS, "joints", "keypoints_2d_px", "confidence", "reprojection_error_px", "K", "image_size")
+_OPTIONAL_ARRAYS = (*(f"start_{name}" for name in _PARAMETERS), "start_reprojection_error_px")
+_TEXTS = ("method", "body", "camera_statement")
+_LABELS = ("ids", "frames", "views", "image_names")
+
+
+@dataclass(frozen=True)
+class SMPLPredictions:
+    """SMPL bodies of people (one row per person, frame and view) in their cameras' frames.
+
+    Attributes:
+        method: Name of the method that made them.
+        body: Name of the body model that the parameters are of.
+        global_orient: Rotation of the root in the camera frame (x right, y down, z forward).
+        body_pose: Rotations of the other joints relative to their parents.
+        betas: Shape, standard deviations.
+        transl: Translation in the camera frame, metres.
+        joints: The body's 24 kinematic joints in the camera frame, metres.
+        joint_set: The 2D input's joints.
+        keypoints_2d_px: The 2D input in pixels.
+        confidence: The 2D input's confidence in [0, 1]; 0 means unseen.
+        reprojection_error_px: Mean pixel distance of the body's joints to the seen keypoints; NaN where none was seen.
+        K: Intrinsics per row.
+        image_size: Width and height in pixels per row.
+        camera_assumed: Whether ``K`` was assumed and not given.
+        camera_statement: In words, where ``K`` comes from.
+        ids: One label per row: the person's, in a video the track's.
+        frames: Frame number per row.
+        views: Number of the camera per row.
+        image_names: The image's name per row; empty where unknown.
+        fps: Frames per second, of a video.
+        start_global_orient: The estimate that the fit started from, where it is known; so the other three.
+        start_body_pose: See ``start_global_orient``.
+        start_betas: See ``start_global_orient``.
+        start_transl: See ``start_global_orient``.
+        start_reprojection_error_px: Its error, as ``reprojection_error_px``.
+        settings: What else a reader needs in order to repeat the run (JSON values).
+
+    Raises:
+        ValueError: If the number of keypoints or labels is wrong, a number that must be finite is not, ``fps`` is not
+            positive, or the start is there in part only.
+    """
+
+    method: str
+    body: str
+    global_orient: Float[Tensor, "people 3 3"]
+    body_pose: Float[Tensor, "people 23 3 3"]
+    betas: Float[Tensor, "people 10"]
+    transl: Float[Tensor, "people 3"]
+    joints: Float[Tensor, "people 24 3"]
+    joint_set: JointSet
+    keypoints_2d_px: Float[Tensor, "people keypoints 2"]
+    confidence: Float[Tensor, "people keypoints"]
+    reprojection_error_px: Float[Tensor, " people"]
+    K: Float[Tensor, "people 3 3"]
+    image_size: Float[Tensor, "people 2"]
+    camera_assumed: bool
+    camera_statement: str
+    ids: tuple[str, ...]
+    frames: tuple[int, ...]
+    views: tuple[int, ...]
+    image_names: tuple[str, ...]
+    fps: float | None = None
+    start_global_orient: Float[Tensor, "people 3 3"] | None = None
+    start_body_pose: Float[Tensor, "people 23 3 3"] | None = None
+    start_betas: Float[Tensor, "people 10"] | None = None
+    start_transl: Float[Tensor, "people 3"] | None = None
+    start_reprojection_error_px: Float[Tensor, " people"] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        people, keypoints = self.confidence.shape
+        if keypoints != self.joint_set.num_joints:
+            raise ValueError(
+                f"confidence has {keypoints} joints; {self.joint_set.name} has {self.joint_set.num_joints}"
+            )
+        for name in _LABELS:
+            if len(getattr(self, name)) != people:
+                raise ValueError(f"{name} has {len(getattr(self, name))} entries for {people} people")
+        start = tuple(f"start_{name}" for name in _PARAMETERS)
+        missing = [name for name in start if getattr(self, name) is None]
+        if 0 < len(missing) < len(start):
+            raise ValueError(f"the start lacks {', '.join(missing)}; give all of {', '.join(start)} or none")
+        for name in (*_PARAMETERS, *start, "joints", "keypoints_2d_px", "confidence", "K", "image_size"):
+            value = getattr(self, name)
+            if value is not None and not bool(torch.isfinite(value).all()):
+                raise ValueError(f"{name} holds NaN or infinity; predictions must be finite")
+        if self.fps is not None and not self.fps > 0:
+            raise ValueError(f"fps is {self.fps}; it must be above 0, or None where there is no video")
+
+    def take(self, rows: Sequence[int]) -> "SMPLPredictions":
+        """These rows only."""
+        changed: dict[str, Any] = {}
+        for name in (entry.name for entry in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                changed[name] = value[list(rows)]
+            elif isinstance(value, tuple):
+                changed[name] = tuple(value[row] for row in rows)
+        return replace(self, **changed)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def pose_axis_angle(self) -> Float[Tensor, "people 24 3"]:
+        """All 24 rotations, root first, radians."""
+        return _axis_angle(self.global_orient, self.body_pose)
+
+    @property
+    def start_pose_axis_angle(self) -> Float[Tensor, "people 24 3"] | None:
+        """The same of the start, where it is known."""
+        if self.start_global_orient is None or self.start_body_pose is None:
+            return None
+        return _axis_angle(self.start_global_orient, self.start_body_pose)
+
+
+def write_smpl_json(path: Path | str, predictions: SMPLPredictions) -> None:
+    """Writes JSON (module docstring), rounded to 1e-6; a reprojection error that is NaN becomes null.
+
+    Raises:
+        OSError: If the file cannot be written.
+        ValueError: If ``settings`` hold something that JSON cannot.
+    """
+    names, keypoint_names = SMPL_24.joint_names, predictions.joint_set.joint_names
+    columns = {
+        "pose": _rounded(predictions.pose_axis_angle),
+        "betas": _rounded(predictions.betas),
+        "transl": _rounded(predictions.transl),
+        "reprojection_error_px": _rounded_or_null(predictions.reprojection_error_px),
+    }
+    start: dict[str, list[Any]] = {}
+    if (pose := predictions.start_pose_axis_angle) is not None:
+        unknown = torch.full_like(predictions.reprojection_error_px, torch.nan)
+        error = predictions.start_reprojection_error_px
+        start = {
+            "pose": _rounded(pose),
+            "betas": _rounded(predictions.start_betas),
+            "transl": _rounded(predictions.start_transl),
+            "reprojection_error_px": _rounded_or_null(unknown if error is None else error),
+        }
+    joints, intrinsics, sizes = (
+        _rounded(values) for values in (predictions.joints, predictions.K, predictions.image_size)
+    )
+    keypoints = _rounded(torch.cat([predictions.keypoints_2d_px, predictions.confidence[..., None]], dim=-1))
+    people = [
+        {
+            "id": predictions.ids[row],
+            "frame": predictions.frames[row],
+            "view": predictions.views[row],
+            "image": predictions.image_names[row],
+            "image_size": sizes[row],
+            "camera": {
+                "K": intrinsics[row],
+                "assumed": predictions.camera_assumed,
+                "statement": predictions.camera_statement,
+            },
+            **{name: values[row] for name, values in columns.items()},
+            "joints": dict(zip(names, joints[row], strict=True)),
+            "start": {name: values[row] for name, values in start.items()} or None,
+            "keypoints_2d": dict(zip(keypoint_names, keypoints[row], strict=True)),
+        }
+        for row in range(len(predictions))
+    ]
+    content = {
+        "format": FORMAT,
+        "method": predictions.method,
+        "body": predictions.body,
+        "unit": UNIT,
+        "frame": FRAME,
+        "joint_set": SMPL_24.name,
+        "joint_names": list(names),
+        "parents": list(SMPL_24.parents),
+        "keypoint_set": predictions.joint_set.name,
+        "fps": predictions.fps,
+        "settings": predictions.settings,
+        "people": people,
+    }
+    try:
+        text = json.dumps(content, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"settings must hold finite JSON values only: {error}") from error
+    write_text(path, text + "\n")
+
+
+def write_smpl_npz(path: Path | str, predictions: SMPLPredictions) -> None:
+    """Writes the same content as arrays (rotations as matrices), at full precision and without pickled objects.
+
+    Raises:
+        OSError: If the file cannot be written.
+        ValueError: If ``settings`` hold something that JSON cannot.
+    """
+    values = {name: getattr(predictions, name) for name in (*_ARRAYS, *_OPTIONAL_ARRAYS)}
+    arrays = {name: value.detach().cpu().numpy() for name, value in values.items() if value is not None}
+    arrays |= {name: np.array(getattr(predictions, name)) for name in (*_TEXTS, *_LABELS, "camera_assumed")}
+    arrays |= {
+        "format": np.array(FORMAT),
+        "unit": np.array(UNIT),
+        "frame": np.array(FRAME),
+        "joint_names": np.array(SMPL_24.joint_names),
+        "joint_set": np.array(predictions.joint_set.name),
+        "keypoint_names": np.array(predictions.joint_set.joint_names),
+        "fps": np.array(np.nan if predictions.fps is None else predictions.fps),
+    }
+    try:
+        arrays["settings"] = np.array(json.dumps(predictions.settings, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"settings must hold finite JSON values only: {error}") from error
+    with atomic_write(path) as file:
+        np.savez_compressed(file, **arrays)
+
+
+def read_smpl_predictions(path: Path | str) -> SMPLPredictions:
+    """Reads what :func:`write_smpl_npz` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no file.
+        ValueError: If the file is not one of these, or of a version that this program does not know.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no prediction file at '{path}'")
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            if str(content["format"]) != FORMAT:
+                raise ValueError(f"format {str(content['format'])!r} is unknown")
+            fps = float(content["fps"])
+            columns: dict[str, Any] = {name: str(content[name]) for name in _TEXTS}
+            columns |= {name: tuple(content[name].tolist()) for name in _LABELS}
+            columns |= {name: torch.from_numpy(content[name]) for name in _ARRAYS}
+            columns |= {name: torch.from_numpy(content[name]) for name in _OPTIONAL_ARRAYS if name in content}
+            return SMPLPredictions(
+                joint_set=get_joint_set(str(content["joint_set"])),
+                camera_assumed=bool(content["camera_assumed"]),
+                fps=None if np.isnan(fps) else fps,
+                settings=json.loads(str(content["settings"])),
+                **columns,
+            )
+    except (LookupError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: not a prediction file of format {FORMAT} (.npz): {error}") from error
+
+
+def write_amass(
+    path: Path | str,
+    predictions: SMPLPredictions,
+    person_id: str,
+    rest_pelvis: Callable[[Float[Tensor, "people 10"]], Float[Tensor, "people 3"]],
+) -> None:
+    """Writes one person's motion as AMASS does: ``poses betas trans gender mocap_frame_rate mocap_framerate``.
+
+    AMASS's world has z up. The camera frame is turned into it (x right, y forward, z up) as if the camera stood level;
+    where it does not, the whole motion is tilted by as much. SMPL turns about its pelvis, so the translation is not
+    just turned: R (pelvis + transl) = pelvis + trans. An AMASS file has one shape: the mean of ``betas`` over the
+    frames, under which the pelvis keeps its path. ``humandiff_body``, ``humandiff_frame``, ``humandiff_frames`` and
+    ``humandiff_betas`` say which body, which axes, which frames of the input, and that the shape is a mean.
+
+    Args:
+        path: The file, ``.npz``.
+        predictions: People; frames of a video.
+        person_id: Whose motion.
+        rest_pelvis: Pelvis of the unposed body (metres) for betas, as ``SMPLLayer.rest_joints(betas)[:, 0]``.
+
+    Raises:
+        OSError: If the file cannot be written.
+        ValueError: If there is no such person, ``fps`` is unknown, or the person's frames do not follow one another.
+    """
+    rows = [row for row, name in enumerate(predictions.ids) if name == person_id]
+    if not rows:
+        raise ValueError(f"person_id: {person_id!r} is none of {', '.join(dict.fromkeys(predictions.ids))}")
+    if predictions.fps is None:
+        raise ValueError("fps: is unknown, and an AMASS file needs the frame rate")
+    rows.sort(key=lambda row: predictions.frames[row])
+    frames = np.array([predictions.frames[row] for row in rows])
+    if (np.diff(frames) != 1).any():
+        raise ValueError(
+            f"person_id: {person_id!r} has the frames {frames.tolist()[:10]}; an AMASS file needs each from first to "
+            "last once"
+        )
+    betas, transl = predictions.betas[rows].double(), predictions.transl[rows].double()
+    mean_betas = betas.mean(dim=0, keepdim=True)
+    turn = transl.new_tensor(_CAM_TO_Z_UP)
+    trans = (rest_pelvis(betas) + transl) @ turn.T - rest_pelvis(mean_betas)
+    poses = _axis_angle(turn @ predictions.global_orient[rows].double(), predictions.body_pose[rows].double())
+    arrays: dict[str, Any] = {
+        "poses": _float32(poses.flatten(1)),
+        "trans": _float32(trans),
+        "betas": _float32(mean_betas[0]),
+        "gender": np.array("neutral"),
+        "mocap_frame_rate": np.array(predictions.fps),
+        "mocap_framerate": np.array(predictions.fps),
+        "humandiff_body": np.array(predictions.body),
+        "humandiff_frame": np.array(AMASS_FRAME),
+        "humandiff_frames": frames,
+        "humandiff_betas": np.array("mean over the frames"),
+    }
+    with atomic_write(path) as file:
+        np.savez_compressed(file, **arrays)
+
+
+def _axis_angle(
+    global_orient: Float[Tensor, "people 3 3"], body_pose: Float[Tensor, "people 23 3 3"]
+) -> Float[Tensor, "people 24 3"]:
+    return rotmat_to_axis_angle(torch.cat((global_orient[:, None], body_pose), dim=1))
+
+
+def _float32(tensor: Tensor) -> Float[np.ndarray, "..."]:
+    return tensor.detach().cpu().float().numpy()
+
+
+def _rounded(tensor: Tensor | None) -> Any:
+    return None if tensor is None else tensor.detach().double().cpu().numpy().round(_DECIMALS).tolist()
+
+
+def _rounded_or_null(values: Float[Tensor, " people"]) -> list[float | None]:
+    return [None if value != value else value for value in _rounded(values)]
