@@ -19,6 +19,7 @@ from benchmark import lines, main  # noqa: E402
 from benchmarks.core_cases import alignment_cases, data_cases, smpl_cases  # noqa: E402
 from benchmarks.plain_zedo import plain_initial_poses  # noqa: E402
 from benchmarks.plot import RELEASED, bar_plot, seconds_text  # noqa: E402
+from benchmarks.scorehmr_cases import scorehmr_cases  # noqa: E402
 from benchmarks.timing import OURS, Case, Variant, measure  # noqa: E402
 from benchmarks.zedo_cases import peak_memory, problem, run_ours, run_plain, zedo_cases  # noqa: E402
 
@@ -124,6 +125,15 @@ def test_medians_ratios_and_what_cannot_run() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(87.04, "87 s"), (1.5, "1.5 s"), (0.0123, "12.3 ms")])
 def test_seconds_are_readable(seconds: float, text: str) -> None:
     assert seconds_text(seconds) == text
+
+
+def test_the_plain_keypoint_fit_finds_what_humandiff_finds() -> None:
+    cases = [measure(case, repeats=1, min_seconds=0) for case in scorehmr_cases(quick=True)]
+    assert len(cases) == 3
+    for case in cases:
+        difference = case.timings["plain"].difference
+        assert difference is not None
+        assert difference < 1e-5, case.name
 
 
 def test_peak_memory_counts_what_the_run_adds() -> None:

@@ -12,31 +12,39 @@ from lightning.pytorch.cli import LightningArgumentParser
 from diffupose.data import DiffuPoseDataModule
 from diffupose.module import DiffuPose
 from posecore.training.prediction_writer import PredictionWriter
+from posecore.training.smpl_writer import SMPLWriter
+from scorehmr.data import ScoreHMRDataModule
+from scorehmr.module import ScoreHMR
 from zedo.data import ZeDODataModule
 from zedo.module import ZeDO
 
 PACKAGES = Path(__file__).parents[1] / "packages"
-METHODS = {"diffupose": (DiffuPose, DiffuPoseDataModule), "zedo": (ZeDO, ZeDODataModule)}
+METHODS = {
+    "diffupose": (DiffuPose, DiffuPoseDataModule, PredictionWriter),
+    "scorehmr": (ScoreHMR, ScoreHMRDataModule, SMPLWriter),
+    "zedo": (ZeDO, ZeDODataModule, PredictionWriter),
+}
 DIFFUPOSE = PACKAGES / "diffupose/diffupose/configs"
+SCOREHMR = PACKAGES / "scorehmr/scorehmr/configs"
 CONFIGS = sorted(path for method in METHODS for path in (PACKAGES / method / method / "configs").rglob("*.yaml"))
 
 
 @cache
 def parser_of(method: str) -> LightningArgumentParser:
     """The method's parser as the CLI builds it, without running anything."""
-    module, datamodule = METHODS[method]
+    module, datamodule, writer = METHODS[method]
     parser = LightningArgumentParser()
     parser.add_argument("--config", action="config")
     parser.add_argument("--seed_everything", type=bool | int, default=True)
     parser.add_lightning_class_args(module, "model")
     parser.add_lightning_class_args(datamodule, "data")
-    parser.add_lightning_class_args(PredictionWriter, "output")
+    parser.add_lightning_class_args(writer, "output")
     parser.add_lightning_class_args(Trainer, "trainer")
     return parser
 
 
 def test_configs_are_found() -> None:
-    assert len(CONFIGS) > 65
+    assert len(CONFIGS) > 75
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(PACKAGES)))
@@ -45,7 +53,10 @@ def test_config_parses_on_top_of_the_default(path: Path) -> None:
     default = PACKAGES / method / method / "configs" / "default.yaml"
     args = ["--config", str(default)] if path.parts[-2] != "configs" else []
     config = parser_of(method).parse_args([*args, "--config", str(path)])
-    assert config.model.num_hypotheses >= 1
+    if method == "scorehmr":  # one estimate for each person
+        assert config.model.hidden_dim >= 1
+    else:
+        assert config.model.num_hypotheses >= 1
     header = path.read_text().splitlines()[:4]
     assert header[0].startswith("# "), "the first line says what the config is"
     assert any(f"{method} " in line for line in path.read_text().splitlines() if line.startswith("#"))
@@ -107,6 +118,82 @@ def test_diffupose_rows_change_only_what_they_name() -> None:
 def _diffupose(*configs: str) -> Namespace:
     args = [part for config in configs for part in ("--config", str(DIFFUPOSE / config))]
     return parser_of("diffupose").parse_args(args)
+
+
+def test_scorehmr_default_is_the_paper() -> None:
+    """What the paper leaves open is the released program's."""
+    config = _scorehmr("default.yaml")
+    model, data = config.model, config.data
+    assert model.features.class_path == "scorehmr.features.CachedFeatures"
+    assert model.features.init_args.dim == 3072  # PARE's pose features, 128 x 24
+    assert (model.num_blocks, model.hidden_dim, model.diffuse_shape) == (3, 1024, False)  # Sec. 4.2
+    assert model.schedule == "cosine_1000"
+    assert model.train == "denoiser"
+    assert (model.low_noise_share, model.start, model.weights) == (0, None, None)
+    weights = model.terms
+    assert (weights.keypoints, weights.sigma, weights.use_hips) == (0.003, 100, True)
+    assert not any((weights.views, weights.calibrated, weights.temporal, weights.keypoints_3d, weights.mean_betas))
+    assert model.fit.fitter == "scorehmr"
+    guidance = model.fit.guidance
+    assert (guidance.noise_level, guidance.step, guidance.outer_loops) == (50, 2, 10)
+    assert (guidance.gradient_scale, guidance.camera_lr, guidance.stop_change) == (1, 1e-2, 1e-5)
+    assert not guidance.through_network
+    assert guidance.w_prior == 0
+    assert model.protocol == "scorehmr_3dpw"
+    assert (model.lr, model.lr_schedule, model.warmup_steps) == (1e-4, "constant", 0)
+    assert (data.batch_size, data.joint_set) == (128, "joints44")
+    files = [(train.init_args.files[0].split("_train")[0], share)
+             for train, share in zip(data.train, data.train_weights, strict=True)]  # fmt: skip
+    assert sorted(files) == [("coco", 0.3), ("h36m", 0.5), ("mpi_inf_3dhp", 0.2)]
+    assert all(train.init_args.require_pose for train in data.train)
+    assert (data.flip_prob, data.truncate_prob, data.coco_prob, data.drop_prob) == (0, 0, 0, 0)
+    assert data.test["3dpw"].init_args.truth == "smpl"
+    assert config.trainer.max_steps == 1_000_000
+    assert config.trainer.gradient_clip_val == 1
+    (ema,) = [callback for callback in config.trainer.callbacks if callback.class_path.endswith("EMA")]
+    assert (ema.init_args.decay, ema.init_args.every_n_steps) == (0.995, 10)
+
+
+def test_scorehmr_applications_are_the_releases() -> None:
+    views, video = (_scorehmr("default.yaml", f"terms/{name}.yaml").model for name in ("views", "video"))
+    assert (views.terms.keypoints, views.terms.views, views.terms.mean_betas) == (0, 450, True)  # 0.005 * 300^2
+    guidance = views.fit.guidance
+    assert (guidance.noise_level, guidance.step, guidance.outer_loops, guidance.stop_change) == (100, 10, 2, None)
+    assert (video.terms.keypoints, video.terms.temporal, video.terms.views) == (0.003, 30, 0)
+    guidance = video.fit.guidance
+    assert (guidance.noise_level, guidance.step, guidance.outer_loops, guidance.stop_change) == (50, 2, 10, None)
+
+
+def test_scorehmr_rows_change_only_what_they_name() -> None:
+    """Terms bring weights and their loop, starts a start, data the data; each on the paper's data and on open data."""
+    allowed = {"terms": {"terms", "fit"}, "start": {"start"}}
+    rows = [path for folder in allowed for path in sorted((SCOREHMR / folder).glob("*.yaml"))]
+    assert len(rows) >= 4
+    for base in ("default.yaml", "data/cmu.yaml"):
+        before = _scorehmr(base)
+        assert _changed(before.model, _scorehmr(base, "terms/keypoints.yaml").model) == set(), "the default application"
+        for row in rows:
+            after = _scorehmr(base, str(row))
+            assert after.data == before.data, row
+            assert after.trainer == before.trainer, row
+            assert _changed(before.model, after.model) <= allowed[row.parent.name], row
+            assert after.model.fit.fitter == before.model.fit.fitter, row
+    before = _scorehmr("data/cmu.yaml")
+    for name, in_model in (("cmu_views", set()), ("cmu_video", {"protocol"})):
+        after = _scorehmr("data/cmu.yaml", f"data/{name}.yaml")
+        assert _changed(before.model, after.model) == in_model
+        assert _changed(before.data, after.data) == {"test"}
+        assert after.trainer == before.trainer
+
+
+def _changed(before: Namespace, after: Namespace) -> set[str]:
+    old, new = vars(before), vars(after)
+    return {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+
+
+def _scorehmr(*configs: str) -> Namespace:
+    args = [part for config in configs for part in ("--config", str(SCOREHMR / config))]
+    return parser_of("scorehmr").parse_args(args)
 
 
 def test_zedo_default_is_the_paper() -> None:

@@ -16,9 +16,16 @@ from diffupose.losses import joint_weights, keypoint_loss, noise_loss
 from diffupose.network import GraphDenoiser
 from diffupose.sampler import Sampling, sample
 from diffupose.unet import UNetDenoiser
-from posecore.body.skeletons import H36M_16
+from posecore.body.named_joints import NamedJoints
+from posecore.body.skeletons import BODY_25, H36M_16
 from posecore.diffusion.schedule import NoiseSchedule
+from posecore.fitting.estimate import PosedPeople, SMPLEstimate
+from posecore.fitting.terms import CrossViewConsistency, KeypointReprojection, TemporalSmoothness, Term
 from posecore.geometry.camera import project
+from posecore.geometry.rotation import axis_angle_to_rotmat, rotmat_to_rot6d
+from scorehmr.latent import PoseAndShape
+from scorehmr.losses import noise_loss as scorehmr_noise_loss
+from scorehmr.sampler import Guidance, refine
 from zedo.losses import denoising_score_matching_loss
 from zedo.network import ScoreNetwork
 from zedo.prior import BackboneName, make_backbone
@@ -81,10 +88,48 @@ def diffupose(denoiser: str, sampling: Sampling) -> dict[str, object]:
     }
 
 
+def scorehmr(shape: bool, guidance: Guidance, coupled: list[Term]) -> dict[str, object]:
+    """One Adam step of a small denoiser, then a fit of four made-up people to their keypoints."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    model, body, schedule = PoseAndShape(16, 32, shape=shape), NamedJoints(BODY_25), NoiseSchedule.named("cosine_1000")
+    pose = rotmat_to_rot6d(axis_angle_to_rotmat(0.3 * torch.randn(4, 24, 3, generator=generator)))
+    betas = torch.randn(4, 10, generator=generator)
+    true = SMPLEstimate(pose, betas, torch.tensor([0.0, 0, 4]).expand(4, 3))
+    K = torch.tensor([[1000.0, 0, 500], [0, 1000, 500], [0, 0, 1]]).expand(4, 3, 3)
+    pixels = project(PosedPeople(true, body).joints_cam, K)
+    cond = torch.randn(4, 16, generator=generator)
+    x_0, t = model.encode(true), torch.randint(1000, (4,), generator=generator)
+    noise = torch.randn(x_0.shape, generator=generator)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    loss = scorehmr_noise_loss(model(schedule.q_sample(x_0, t, noise), t, cond), noise)
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in model.parameters()])
+    optimizer.step()
+    start = SMPLEstimate(pose + 0.1 * torch.randn(pose.shape, generator=generator), betas + 0.1, true.transl + 0.05)
+    terms = [KeypointReprojection(pixels, torch.ones(4, 25), K, torch.full((4, 2), 1000.0)), *coupled]
+    denoiser = model.eval().prepared(cond, guidance.timesteps)
+    found, loops = refine(denoiser, schedule, start, model, terms, body, guidance)
+    return {
+        "loss": loss.item(),
+        "gradient_norm": norm.item(),
+        "translation": found.transl.flatten().tolist(),
+        "betas": found.betas[1].tolist(),
+        "left_knee_rot6d": found.pose_rot6d[:, 4].flatten().tolist(),
+        "loops": loops.float().tolist(),
+    }
+
+
 CASES: dict[str, Callable[[], dict[str, object]]] = {
     "diffupose_ddpm": lambda: diffupose("graph", Sampling()),
     "diffupose_ddim": lambda: diffupose("graph", Sampling("ddim", 10, eta=0.5, flip=False)),
     "diffupose_unet": lambda: diffupose("unet", Sampling("ddim", 5)),
+    "scorehmr_keypoints": lambda: scorehmr(False, Guidance(20, 4, 3, stop_change=3e-2), []),
+    "scorehmr_coupled": lambda: scorehmr(
+        True,
+        Guidance(100, 20, 2, stop_change=None),
+        [TemporalSmoothness(torch.tensor([0, 0, 0, 1])), CrossViewConsistency(torch.tensor([0, 0, 1, 1]), 40.0)],
+    ),
     "zedo_score": lambda: zedo("score"),
     "zedo_ddim": lambda: zedo("ddim"),
     "zedo_ddpm": lambda: zedo("ddpm"),

@@ -4,13 +4,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-METHODS = ["diffupose", "zedo"]
+METHODS = ["diffupose", "scorehmr", "zedo"]
+FITS = ["scorehmr"]  # whose predictions are bodies; those of the others are hypotheses of joints
 PHOTO = Path(__file__).parents[1] / "tools" / "demo_data" / "photographer"
 
 
@@ -105,14 +108,46 @@ def test_predict_writes_what_users_take_away(trained: tuple[str, Path, Path], tm
     assert "focal length assumed" in done.stdout
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert content["people"][0]["camera"]["assumed"] is True
-    with np.load(tmp_path / "out" / "predictions.npz", allow_pickle=False) as arrays:
-        assert arrays["hypotheses"].shape[1:] == (3, 17, 3)
-        assert np.isfinite(arrays["hypotheses"]).all()
+    check = check_bodies if method in FITS else check_hypotheses
+    check(tmp_path / "out", content["people"])
     assert (tmp_path / "out" / "panel.png").stat().st_size > 10_000
     before = (tmp_path / "out" / "predictions.json").read_bytes()
     again = command(method, *args, ok=False)
     assert "already holds" in again.stderr
     assert (tmp_path / "out" / "predictions.json").read_bytes() == before, "an existing result is not touched"
+
+
+def check_hypotheses(folder: Path, people: list[dict[str, Any]]) -> None:
+    with np.load(folder / "predictions.npz", allow_pickle=False) as arrays:
+        assert arrays["hypotheses"].shape == (len(people), 3, 17, 3)
+        assert np.isfinite(arrays["hypotheses"]).all()
+
+
+def check_bodies(folder: Path, people: list[dict[str, Any]]) -> None:
+    """SMPL parameters before and after the fit, a motion file for each person, and the photograph with the bodies."""
+    shapes = {"global_orient": (3, 3), "body_pose": (23, 3, 3), "betas": (10,), "transl": (3,), "joints": (24, 3)}
+    shapes |= {f"start_{name}": shape for name, shape in shapes.items() if name != "joints"}
+    with np.load(folder / "predictions.npz", allow_pickle=False) as arrays:
+        for name, shape in shapes.items():
+            assert arrays[name].shape == (len(people), *shape), name
+            assert np.isfinite(arrays[name]).all(), name
+        assert (arrays["transl"][:, 2] > 0).all()
+        assert (arrays["body_pose"] != arrays["start_body_pose"]).any()
+    for person in people:
+        assert (len(person["pose"]), len(person["betas"]), len(person["joints"])) == (24, 10, 24)
+        assert (len(person["start"]["pose"]), len(person["start"]["betas"])) == (24, 10)
+    motions = sorted((folder / "amass").glob("*.npz"))
+    assert len(motions) == len(people)
+    for path in motions:
+        with np.load(path, allow_pickle=False) as arrays:
+            assert arrays["poses"].shape[0] == arrays["trans"].shape[0] == 1
+            assert arrays["betas"].shape == (10,)
+    with (
+        Image.open(folder / "overlays" / f"{PHOTO.stem}.png") as overlay,
+        Image.open(PHOTO.with_suffix(".png")) as photo,
+    ):
+        assert overlay.size == photo.size
+        assert np.asarray(overlay.convert("RGB")).tobytes() != np.asarray(photo.convert("RGB")).tobytes()
 
 
 @pytest.mark.parametrize("case", ["corrupt", "foreign", "missing"])

@@ -1,7 +1,7 @@
 """Speed and memory, side by side with plain programs and other libraries, in one run on this machine.
 
-    python tools/benchmark.py [--only zedo diffupose smpl alignment data] [--repeats 5] [--output runs/benchmark] \
-        [--quick]
+    python tools/benchmark.py [--only zedo diffupose scorehmr smpl alignment data] [--repeats 5] \
+        [--output runs/benchmark] [--quick]
 
 The variants of a case run in turns and medians are compared. Use an idle machine: the load at the start is written
 down. ``--quick`` shrinks everything and tells only that it runs. CMU motion capture is loaded where the environment
@@ -22,8 +22,11 @@ import torch
 from benchmarks.core_cases import alignment_cases, data_cases, smpl_cases
 from benchmarks.diffupose_cases import diffupose_cases
 from benchmarks.plot import bar_plot, seconds_text
+from benchmarks.scorehmr_cases import peak_memory as scorehmr_peak
+from benchmarks.scorehmr_cases import scorehmr_cases
 from benchmarks.timing import OURS, Case, Measured, measure
-from benchmarks.zedo_cases import peak_memory, zedo_cases
+from benchmarks.zedo_cases import peak_memory as zedo_peak
+from benchmarks.zedo_cases import zedo_cases
 
 from posecore.export.files import OutputFolder, write_bytes, write_text
 from posecore.render.panels import figure_png
@@ -31,10 +34,12 @@ from posecore.render.panels import figure_png
 GROUPS: dict[str, Callable[[bool], Iterator[Case]]] = {
     "zedo": zedo_cases,
     "diffupose": diffupose_cases,
+    "scorehmr": scorehmr_cases,
     "smpl": smpl_cases,
     "alignment": alignment_cases,
     "data": data_cases,
 }
+PEAKS: dict[str, Callable[[bool], dict[str, Any]]] = {"zedo": zedo_peak, "scorehmr": scorehmr_peak}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,9 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         machine = machine_facts()
         print(", ".join(f"{name} {value}" for name, value in machine.items()))
         # Memory first: in a process of its own, while nothing else runs.
-        memory = peak_memory(args.quick) if "zedo" in args.only else None
-        if memory:
-            print(f"{memory['name']}: peak {memory['peak_gb']:.2f} GB, {memory['added_gb']:.2f} GB of it by the run")
+        memory = [peak(args.quick) for group, peak in PEAKS.items() if group in args.only]
+        for facts in memory:
+            print(f"{facts['name']}: peak {facts['peak_gb']:.2f} GB, {facts['added_gb']:.2f} GB of it by the run")
         cases = []
         for group in dict.fromkeys(args.only):
             print(f"\n{group}", flush=True)

@@ -1,16 +1,13 @@
 """ZeDO: the loop and the initial pose optimiser against the plain program, and the loop's peak memory."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from benchmarks.memory import measured_facts
 from benchmarks.plain_zedo import plain_initial_poses, plain_zedo
 from benchmarks.timing import OURS, Case, Variant
 from posecore.data import PoseDataset, PoseSample, SyntheticMotion
@@ -98,14 +95,4 @@ def _initial_case(people: int, steps: int, released_s: float | None) -> Case:
 def peak_memory(quick: bool) -> dict[str, Any]:
     """Peak memory of all hypotheses of many frames at once, in a process of its own (`benchmarks.memory`)."""
     hypotheses, frames = (2, 50) if quick else (50, 1000)
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory", str(hypotheses), str(frames), "20"],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"peak memory could not be measured:\n{done.stderr}")
-    facts: dict[str, Any] = json.loads(done.stdout)
-    return facts
+    return measured_facts("zedo", hypotheses, frames, 20)
