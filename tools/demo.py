@@ -1,4 +1,4 @@
-"""`make demo`: ZeDO and DiffuPose on photographs and on motion with known truth; numbers, pictures, a page to look at.
+"""`make demo`: ScoreHMR, ZeDO and DiffuPose on photographs and on motion with known truth; numbers, pictures, a page.
 
     python tools/demo.py --output runs/demo [--overwrite] [--hypotheses 10] [--poses 16]
 
@@ -14,7 +14,9 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,20 +24,33 @@ from torch import Tensor
 from diffupose.data import DiffuPoseDataModule
 from diffupose.module import DiffuPose
 from diffupose.sampler import Sampling
+from posecore.body.skeletons import BODY_25
+from posecore.body.smpl import SMPLLayer
 from posecore.cli import run
 from posecore.data import CMUMocap, DetectorNoise, PoseDataset, PoseSample, SyntheticMotion
 from posecore.export.files import OutputFolder, write_bytes, write_text
+from posecore.fitting.estimate import PosedPeople
 from posecore.geometry.placement import reprojection_error
 from posecore.metrics.protocols import evaluate, get_protocol
+from posecore.render.mesh import before_after_panel
 from posecore.render.panels import figure_png, hypothesis_panel
+from posecore.training.prediction_writer import PredictionWriter
+from posecore.training.smpl_writer import SMPLWriter
+from scorehmr.data import ScoreHMRDataModule
+from scorehmr.module import ScoreHMR
 from zedo.data import ZeDODataModule
 from zedo.module import ZeDO
 from zedo.sampler import InitialPose, Target, initial_poses
 
-METHODS = {"zedo": (ZeDO, ZeDODataModule), "diffupose": (DiffuPose, DiffuPoseDataModule)}
+METHODS = {
+    "scorehmr": (ScoreHMR, ScoreHMRDataModule, SMPLWriter),
+    "zedo": (ZeDO, ZeDODataModule, PredictionWriter),
+    "diffupose": (DiffuPose, DiffuPoseDataModule, PredictionWriter),
+}
 PACKAGES = Path(__file__).parents[1] / "packages"
 PHOTOGRAPHS = Path(__file__).parent / "demo_data"
 PROTOCOL = get_protocol("open_h36m17")
+BODY_PROTOCOL = get_protocol("open_smpl24_fit")
 
 
 def main() -> None:
@@ -54,18 +69,22 @@ def main() -> None:
         real = os.environ.get("HUMANDIFF_DATA")
         pictures = photographs(output, Path(real) if real else None)
         rows = motion(output, Path(real) if real else None, args.hypotheses, args.poses)
+        bodies = fits(output, Path(real) if real else None, args.poses)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    write_text(
-        output.file("metrics.json"), json.dumps({"protocol": PROTOCOL.describe(), "rows": rows}, indent=2) + "\n"
-    )
-    write_text(output.file("index.html"), page(pictures, rows))
-    print(f"\n{PROTOCOL.describe()}\n{table(rows)}\n")
+    tables = [
+        {"protocol": protocol.describe(), "rows": lines}
+        for protocol, lines in ((PROTOCOL, rows), (BODY_PROTOCOL, bodies))
+    ]
+    write_text(output.file("metrics.json"), json.dumps(tables, indent=2) + "\n")
+    write_text(output.file("index.html"), page(pictures, rows, bodies))
+    for protocol, lines in ((PROTOCOL, rows), (BODY_PROTOCOL, bodies)):
+        print(f"\n{protocol.describe()}\n{table(lines)}\n")
     print(f"{time.perf_counter() - start:.0f} seconds. Look at {args.output / 'index.html'}")
 
 
 def photographs(output: OutputFolder, real: Path | None) -> list[tuple[str, str, str]]:
-    """`zedo predict` and `diffupose predict` on each photograph; (title, panel, command) of each."""
+    """Every method's `predict` on each photograph; (title, folder, command) of each."""
     inputs = [
         ("photographer", PHOTOGRAPHS / "photographer.json", PHOTOGRAPHS / "photographer.png"),
         ("astronaut", PHOTOGRAPHS / "astronaut.json", PHOTOGRAPHS / "astronaut.png"),
@@ -77,13 +96,64 @@ def photographs(output: OutputFolder, real: Path | None) -> list[tuple[str, str,
         args = ["predict", "--config", "open.yaml"]
         args += ["--data.predict.keypoints", str(keypoints), "--data.predict.photo", str(photo)]
         shown = [part if part.startswith("-") else Path(part).name for part in args]
-        for method, (module, datamodule) in METHODS.items():
+        for method, (module, datamodule, writer) in METHODS.items():
             print(f"\n{method} {' '.join(args)}")
             folder = f"{name}/{method}"
             writing = ["--output.folder", str(output.path / folder), "--output.overwrite", "true"]
-            run(module, datamodule, PACKAGES / method / method / "configs", [*args, *writing])
+            run(module, datamodule, PACKAGES / method / method / "configs", [*args, *writing], writer)
             done.append((name, folder, f"{method} {' '.join(shown)}"))
     return done
+
+
+def fits(output: OutputFolder, real: Path | None, poses: int) -> list[dict[str, str | float]]:
+    """ScoreHMR's bodies before and after the fit, on bodies of known shape and pose seen by a detector's errors."""
+    model = ScoreHMR.pretrained()
+    rows: list[dict[str, str | float]] = []
+    settings: dict[str, Any] = {"joints": "body", "joint_set": "joints44", "cameras": "ring", "noise": DetectorNoise()}
+    sets: dict[str, PoseDataset] = {
+        "synthetic motion": SyntheticMotion(split="test", num_clips=28, stride=10, **settings)
+    }
+    if real is not None and (real / "cmu_mocap").is_dir():
+        for split in ("test_subjects", "test_takes"):
+            sets[f"CMU {split}"] = CMUMocap(real, split, **settings)
+    for name, dataset in sets.items():
+        step = max(1, len(dataset) // poses)
+        batch = dataset.__getitems__(range(0, step * poses, step)[: len(dataset)])
+        start = time.perf_counter()
+        result = model(batch)
+        print(f"{name}: {len(batch['K'])} bodies fitted by ScoreHMR in {time.perf_counter() - start:.1f} s")
+        truth = batch["joints_smpl24_cam"]
+        for label, estimate in (("start: regressed from keypoints", result.start), ("ScoreHMR", result.fitted)):
+            joints = PosedPeople(estimate, model.scored_body).joints_cam
+            scores = evaluate(BODY_PROTOCOL, joints[:, None], truth)
+            rows.append(
+                {
+                    "data": f"{name}, detector-like 2D",
+                    "method": label,
+                    "MPJPE mm": round(float(scores["mpjpe"].mean()), 1),
+                    "PA-MPJPE mm": round(float(scores["pa_mpjpe"].mean()), 1),
+                }
+            )
+        layer = SMPLLayer(joints=())
+        shown = torch.arange(3)
+        before, after = (
+            layer(e.betas, e.body_pose, e.global_orient, e.transl).vertices
+            for e in (result.start.take(shown), result.fitted.take(shown))
+        )
+        width, height = batch["image_size"][0].int().tolist()
+        figure = before_after_panel(
+            np.full((height, width, 3), 245, dtype=np.uint8),
+            before,
+            after,
+            layer.model.faces,
+            batch["K"][0],
+            batch["joints_2d_px"][shown, :25],
+            batch["confidence"][shown, :25],
+            BODY_25,
+            f"ScoreHMR on {name}",
+        )
+        write_bytes(output.file(f"{name}_ScoreHMR.png".replace(" ", "_").lower()), figure_png(figure))
+    return rows
 
 
 def motion(output: OutputFolder, real: Path | None, hypotheses: int, poses: int) -> list[dict[str, str | float]]:
@@ -171,8 +241,10 @@ def table(rows: list[dict[str, str | float]]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def page(pictures: list[tuple[str, str, str]], rows: list[dict[str, str | float]]) -> str:
-    """A page that shows every picture with the command that made it, and the table."""
+def page(
+    pictures: list[tuple[str, str, str]], rows: list[dict[str, str | float]], bodies: list[dict[str, str | float]]
+) -> str:
+    """A page that shows every picture with the command that made it, and the tables."""
     figures = "".join(
         f"<figure><img src='{folder}/panel.png' alt='{name}: keypoints and 3D hypotheses'><figcaption><code>"
         f"{html.escape(command)}</code> <a href='{folder}/predictions.json'>JSON</a> "
@@ -185,8 +257,12 @@ def page(pictures: list[tuple[str, str, str]], rows: list[dict[str, str | float]
         for name in names
         for method in METHODS
     )
-    head = "".join(f"<th>{column}</th>" for column in rows[0])
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(v))}</td>" for v in row.values()) + "</tr>" for row in rows)
+
+    def html_table(lines: list[dict[str, str | float]]) -> str:
+        head = "".join(f"<th>{column}</th>" for column in lines[0])
+        cells = ("".join(f"<td>{html.escape(str(value))}</td>" for value in line.values()) for line in lines)
+        return f"<table><tr>{head}</tr>{''.join(f'<tr>{cell}</tr>' for cell in cells)}</table>"
+
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>humandiff demo</title>
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1400px; padding: 0 1rem; color: #1f2937 }}
@@ -195,15 +271,17 @@ table {{ border-collapse: collapse }}
 td, th {{ padding: .3rem .9rem; border-bottom: 1px solid #e5e7eb; text-align: left }}
 td:nth-child(n+3) {{ text-align: right; font-variant-numeric: tabular-nums }}
 </style>
-<h1>humandiff demo: ZeDO and DiffuPose</h1>
-<p>2D keypoints in, many 3D poses out. ZeDO fits a pose prior to the keypoints, DiffuPose samples poses given them; both
-were trained on CMU motion capture. The cameras of the photographs are unknown, so a focal length was assumed (each
-panel says which).</p>
+<h1>humandiff demo: ScoreHMR, ZeDO and DiffuPose</h1>
+<p>2D keypoints in, a body or many 3D poses out. ScoreHMR fits a body, guided by its diffusion model; ZeDO fits a pose
+prior to the keypoints, DiffuPose samples poses given them. All were trained on CMU motion capture. The cameras of the
+photographs are unknown, so a focal length was assumed (each panel says which).</p>
 {figures}
 <h2>Motion with known truth</h2>
 <p>Protocol {html.escape(PROTOCOL.describe())}. Few poses, so that the demo is quick; the method card has the numbers
 of the whole test.</p>
-<table><tr>{head}</tr>{body}</table>
+{html_table(rows)}
+<p>Protocol {html.escape(BODY_PROTOCOL.describe())}.</p>
+{html_table(bodies)}
 {truths}
 </html>
 """

@@ -3,8 +3,6 @@
 The regression is inverted into the diffusion model's latent by DDIM; guided sampling back follows the gradient of the
 observations. One model serves every application without retraining.
 
-Not in this release: the package holds this description and nothing else.
-
 References:
     A. Stathopoulos, L. Han, D. Metaxas: Score-Guided Diffusion for 3D Human Recovery. CVPR 2024.
 """

@@ -118,6 +118,9 @@ class ScoreHMRDataModule(PoseDataModule):
         """Mirrors some people of a training batch (2D, camera and body together), then takes keypoints away."""
         if self.trainer is None or not self.trainer.training or not any(self.probs.values()):
             return batch
+        if fixed := [key for key in ("features", "image") if key in batch]:
+            names = ", ".join(name for name, prob in self.probs.items() if prob)
+            raise ValueError(f"{names}: keypoints can be changed, but not {fixed[0]} with them; set these to 0")
         generator = torch.Generator().manual_seed(
             step_seed(self.trainer, self.trainer.fit_loop.epoch_loop.batch_idx + 1, self.seed)
         )

@@ -70,6 +70,7 @@ class TimmFeatures(nn.Module):
         self.dim = cast(int, self.backbone.num_features)
         self.trainable = trainable
         self.backbone.requires_grad_(trainable)
+        self.train()  # Lightning keeps the modes it finds
 
     def train(self, mode: bool = True) -> "TimmFeatures":
         """A frozen backbone stays in evaluation mode, so that its batch statistics do not move."""

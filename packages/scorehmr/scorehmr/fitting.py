@@ -51,6 +51,8 @@ class FitSettings:
     Attributes:
         fitter: ``"scorehmr"``; ``"smplify"`` or ``"prior"`` for the baselines; ``"none"`` returns the start.
         guidance: ScoreHMR's loop.
+        warm_up: A run of the loop with other settings before it. Not in the paper: for a start that is less accurate
+            than what the features tell, a run with the prior's own pull (``w_prior``) comes first.
         smplify: SMPLify.
         prior: The plain fit with the diffusion prior.
         seed: Of the diffusion prior's noise; nothing else draws.
@@ -58,6 +60,7 @@ class FitSettings:
 
     fitter: Fitter = "scorehmr"
     guidance: Guidance = field(default_factory=Guidance)
+    warm_up: Guidance | None = None
     smplify: SMPLifySettings = field(default_factory=SMPLifySettings)
     prior: PriorFitSettings = field(default_factory=PriorFitSettings)
     seed: int = 0
@@ -106,19 +109,23 @@ def fit(
     loops = torch.zeros(len(start), dtype=torch.long, device=start.transl.device)
     if settings.fitter == "none":
         return FitResult(start, first, loops)
-    guidance, generator = settings.guidance, torch.Generator().manual_seed(settings.seed)
+    generator = torch.Generator().manual_seed(settings.seed)
 
     def learned_prior(t: int, weight: float) -> DiffusionPrior:
         return DiffusionPrior(model.prepared(cond, [t]), schedule, model, t, weight, generator)
 
     if settings.fitter == "scorehmr":
-        if guidance.w_prior:
-            terms = [*terms, learned_prior(guidance.prior_t, guidance.w_prior)]
-        if any(term.couples_people for term in terms):
-            guidance = dataclasses.replace(guidance, stop_change=None)
-        prepared = not guidance.through_network
-        denoiser = model.prepared(cond, guidance.timesteps) if prepared else model.differentiable(cond)
-        fitted, loops = refine(denoiser, schedule, first, model, terms, body, guidance, progress)
+        fitted = first
+        for guidance in (settings.warm_up, settings.guidance):
+            if guidance is None:
+                continue
+            if any(term.couples_people for term in terms):
+                guidance = dataclasses.replace(guidance, stop_change=None)
+            used = [*terms, learned_prior(guidance.prior_t, guidance.w_prior)] if guidance.w_prior else terms
+            prepared = not guidance.through_network
+            denoiser = model.prepared(cond, guidance.timesteps) if prepared else model.differentiable(cond)
+            result = refine(denoiser, schedule, fitted, model, used, body, guidance, progress)
+            fitted, loops = result.estimate, loops + result.loops
         return FitResult(start, fitted, loops)
     if settings.fitter == "smplify":
         return FitResult(start, smplify(first, terms, body, settings.smplify, progress), loops)

@@ -44,7 +44,7 @@ class TermWeights:
         temporal: Distance of a frame's pose from that of the frame before.
         keypoints_3d: Distance from 3D keypoints. They are an input here, so it must not be used where the same joints
             are the truth.
-        sigma: Where the robust reprojection error levels off, pixels of an image of 1000.
+        sigma: Residual at which the robust reprojection error levels off, pixels of the picture.
         use_hips: Whether the hips and their middle count; detectors mark them elsewhere than SMPL.
         mean_betas: Whether all views of an instant, or all frames of a video, share their mean shape.
     """

@@ -210,12 +210,13 @@ class ScoreHMR(LightningModule):
     def on_fit_start(self) -> None:
         """Takes the features' statistics over the training set, evenly spread rows of it."""
         train_set = self.trainer.datamodule.train_set  # type: ignore[attr-defined]
-        if self.part == "regressor" or train_set is None:  # the loader says what is missing
+        # Loaded weights bring their statistics; without a training set, the loader says what is missing.
+        if self.part == "regressor" or self.weights is not None or train_set is None:
             return
         rows = torch.linspace(0, len(train_set) - 1, min(len(train_set), _STATISTICS_ROWS)).long()
         batches = (
             self.transfer_batch_to_device(train_set.__getitems__(part.tolist()), self.device, 0)
-            for part in rows.split(2048)
+            for part in rows.split(256)
         )
         with torch.no_grad():
             self.standardizer.fit(torch.cat([self.features(batch) for batch in batches]))

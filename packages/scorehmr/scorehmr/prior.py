@@ -11,7 +11,7 @@ from scorehmr.sampler import Latent, NoisePredictor
 
 
 class DiffusionPrior(Term):
-    """A term whose gradient is the negative score of the noisy pose, (predicted noise - noise) / sigma.
+    """A term whose gradient is the negative score of the noisy pose times sigma: predicted noise - noise.
 
     The value is <residual, x_0> with the residual held constant, so that its gradient is the residual; the value itself
     means nothing. Every call draws new noise, the same for everybody, so that nobody's fit depends on who else is

@@ -135,7 +135,8 @@ class PoseDataModule(LightningDataModule):
         """
         dataset = (self.val_sets | self.test_sets)[name]
         try:
-            return sorted(set(group_names(dataset.__getitems__(range(len(dataset))), keys) or []))
+            rows = dataset.samples if isinstance(dataset, PoseTable) else dataset.__getitems__(range(len(dataset)))
+            return sorted(set(group_names(rows, keys) or []))
         except ValueError as error:
             raise ValueError(f"data set {name!r}: {error}") from error
 

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from posecore.data.base import PoseDataset
+from posecore.data.base import PoseDataset, PoseTable
 from posecore.data.sample import PoseSample, sample_length
 
 
@@ -50,13 +50,15 @@ class WholeGroups(Dataset[PoseSample]):
 
     def __init__(self, dataset: PoseDataset, keys: Sequence[str], max_rows: int) -> None:
         self.dataset = dataset
-        group = row_groups(dataset.__getitems__(range(len(dataset))), keys)
+        # A table's labels are at hand; asking for all rows would read all pictures.
+        rows = dataset.samples if isinstance(dataset, PoseTable) else dataset.__getitems__(range(len(dataset)))
+        group = row_groups(rows, keys)
         order = group.argsort(stable=True)
         self.batches: list[list[int]] = []
-        for rows in order.split(group.bincount().tolist()):
-            if not self.batches or len(self.batches[-1]) + len(rows) > max_rows:
+        for members in order.split(group.bincount().tolist()):
+            if not self.batches or len(self.batches[-1]) + len(members) > max_rows:
                 self.batches.append([])
-            self.batches[-1] += rows.tolist()
+            self.batches[-1] += members.tolist()
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -227,9 +227,7 @@ def released_rows(
     return cast(PoseSample, table)
 
 
-def released_boxes(
-    columns: dict[str, Any], path: Path, keep: np.ndarray | None = None
-) -> Float[Tensor, "rows 3"]:
+def released_boxes(columns: dict[str, Any], path: Path, keep: np.ndarray | None = None) -> Float[Tensor, "rows 3"]:
     """Middle (x, y) and side of each person's square box, pixels.
 
     Args:
