@@ -160,6 +160,8 @@ def test_weights_must_not_be_negative(name: str) -> None:
         TermWeights(**{name: -1.0})
 
 
-def test_sigma_must_be_positive() -> None:
-    with pytest.raises(ValueError, match="sigma must be positive pixels, got 0"):
+def test_sigma_and_power_must_be_positive() -> None:
+    with pytest.raises(ValueError, match=r"sigma and confidence_power must be positive, got 0.0 and 2.0"):
         TermWeights(sigma=0.0)
+    with pytest.raises(ValueError, match=r"sigma and confidence_power must be positive, got 100.0 and -1"):
+        TermWeights(confidence_power=-1.0)
