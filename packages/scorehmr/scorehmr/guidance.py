@@ -45,8 +45,8 @@ class TermWeights:
         keypoints_3d: Distance from 3D keypoints. They are an input here, so it must not be used where the same joints
             are the truth.
         sigma: Residual at which the robust reprojection error levels off, pixels of the picture.
-        confidence_power: Power of the confidence that weighs a keypoint. Deviation: 2 as in the release, where the paper
-            has 1; a higher one trusts a detector's doubts more (the open settings: 4).
+        confidence_power: Power of the confidence that weighs a keypoint. Deviation: 2 as in the release, where the
+            paper has 1; a higher one trusts a detector's doubts more (the open settings: 4).
         use_hips: Whether the hips and their middle count; detectors mark them elsewhere than SMPL.
         mean_betas: Whether all views of an instant, or all frames of a video, share their mean shape.
     """

@@ -41,6 +41,11 @@ class PoseAndShape(nn.Module):
         """Length of x_0."""
         return POSE_DIM + (0 if self.shape is None else 10)
 
+    @property
+    def moves_shape(self) -> bool:
+        """Whether betas are diffused."""
+        return self.shape is not None
+
     def encode(self, estimate: SMPLEstimate) -> Float[Tensor, "people dim"]:
         """SMPL parameters as a clean sample."""
         pose = estimate.pose_rot6d.flatten(1)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from posecore.body.fixed_shape import FixedShapeJoints
 from posecore.body.named_joints import NamedJoints
 from posecore.diffusion.schedule import NoiseSchedule
 from posecore.fitting.adam import RowAdam
@@ -33,6 +34,10 @@ class NoisePredictor(Protocol):
 @runtime_checkable
 class Latent(Protocol):
     """What is diffused: the pose alone, or pose and shape."""
+
+    @property
+    def moves_shape(self) -> bool:
+        """Whether betas are diffused."""
 
     def encode(self, estimate: SMPLEstimate) -> Float[Tensor, "people dim"]:
         """SMPL parameters as a clean sample x_0."""
@@ -170,7 +175,9 @@ class _Fit:
         body: NamedJoints,
         guidance: Guidance,
     ) -> None:
-        self.denoiser, self.latent, self.terms, self.body = denoiser, latent, list(terms), body
+        self.denoiser, self.latent, self.terms = denoiser, latent, list(terms)
+        fixed = not latent.moves_shape and FixedShapeJoints.supports(body)
+        self.body = FixedShapeJoints(body, start.betas) if fixed else body
         self.guidance, self.start = guidance, start
         # Read once: the loops below never wait for the device.
         alpha_bar = schedule.alphas_cumprod[guidance.timesteps]
@@ -187,24 +194,32 @@ class _Fit:
         self.best_x_0, self.best_transl = self.x, self.transl
         self.last_loss: Tensor | None = None
         self.finished = torch.zeros(len(start), dtype=torch.bool, device=start.transl.device)
+        self.stopping = self.finished
 
     @torch.no_grad()
     def invert(self, t: int, t_next: int) -> None:
         """Eq. (7)."""
         noise = self.denoiser(self.x, t)
-        x_0 = (self.x - self.sigma[t] * noise) / self.signal[t]  # Eq. (4)
-        self.x = self.signal[t_next] * x_0 + self.sigma[t_next] * noise
+        self.x = torch.add(self.signal[t_next] * self._clean(self.x, noise, t), noise, alpha=self.sigma[t_next])
 
     def sample(self, t: int, t_prev: int) -> None:
         """Eqs. (9) and (10)."""
         noise, gradient = self._guide(t)
         # Eq. (10). Both terms of the step below use the changed noise.
-        noise = noise + (self.guidance.gradient_scale * self.sigma[t]) * gradient
-        x_0 = (self.x - self.sigma[t] * noise) / self.signal[t]  # Eq. (9)
-        self.x = self.signal[t_prev] * x_0 + self.sigma[t_prev] * noise
+        noise = torch.add(noise, gradient, alpha=self.guidance.gradient_scale * self.sigma[t])
+        x_0 = self._clean(self.x, noise, t)  # Eq. (9)
+        self.x = torch.add(self.signal[t_prev] * x_0, noise, alpha=self.sigma[t_prev])
+        if self.guidance.stop_change is None:
+            self.best_x_0, self.best_transl = x_0, self.transl
+            return
         self.best_x_0 = torch.where(self.finished[:, None], self.best_x_0, x_0)
         self.best_transl = torch.where(self.finished[:, None], self.best_transl, self.transl)
         self.finished = self.finished | self.stopping
+
+    def _clean(self, x_t: Tensor, noise: Tensor, t: int) -> Tensor:
+        """Eq. (4)."""
+        x_0: Tensor = torch.sub(x_t, noise, alpha=self.sigma[t]) / self.signal[t]
+        return x_0
 
     @torch.enable_grad()
     def _guide(self, t: int) -> tuple[Tensor, Tensor]:
@@ -213,7 +228,7 @@ class _Fit:
         x = self.x.detach().requires_grad_(through)
         with torch.set_grad_enabled(through):
             noise = self.denoiser(x, t)
-            x_0 = (x - self.sigma[t] * noise) / self.signal[t]  # Eq. (4)
+            x_0 = self._clean(x, noise, t)
         if not self.terms:
             self.stopping = self.finished
             return noise.detach(), torch.zeros_like(x)
@@ -224,10 +239,13 @@ class _Fit:
         people = PosedPeople(self.latent.decode(x_0, estimate), self.body)
         losses = [term(people) for term in self.terms]
         data = [(term.weight, loss) for term, loss in zip(self.terms, losses, strict=True) if term.moves_camera]
-        self.stopping = self.finished | self._converged([loss.detach() for _, loss in data])
+        if self.guidance.stop_change is not None:
+            self.stopping = self.finished | self._converged([loss.detach() for _, loss in data])
         total = torch.stack([term.weight * loss for term, loss in zip(self.terms, losses, strict=True)]).sum(dim=0)
-        # Who stops now is not moved by this step any more; nor are those who wait for the end of the loop.
-        total = total.masked_fill(self.stopping, 0.0).sum()
+        if self.guidance.stop_change is not None:
+            # Who stops now is not moved by this step any more; nor are those who wait for the end of the loop.
+            total = total.masked_fill(self.stopping, 0.0)
+        total = total.sum()
         gradient, transl_gradient = torch.autograd.grad(total, (variable, transl), allow_unused=True)
         if data and transl_gradient is not None:
             # The camera's own loss is unweighted: the pose's gradient above still saw the camera before this step.
@@ -261,6 +279,8 @@ class _Fit:
         self.last_loss = None if self.last_loss is None else self.last_loss[left]
         self.camera.take(left)
         self.denoiser.keep(left)
+        if isinstance(self.body, FixedShapeJoints):
+            self.body = self.body.take(left)
         self.terms = [term.take(left) for term in self.terms]
         return len(left) > 0
 

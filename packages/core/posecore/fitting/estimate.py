@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from posecore.body.fixed_shape import FixedShapeJoints
 from posecore.body.named_joints import NamedJoints
 from posecore.geometry.rotation import rot6d_to_rotmat, rotmat_to_axis_angle, rotmat_to_rot6d
 
@@ -70,15 +71,20 @@ class PosedPeople:
 
     Args:
         estimate: The people.
-        body: Gives the joints that terms compare; a layer that computes these alone makes every fit faster.
+        body: Gives the joints that terms compare; a layer that computes these alone makes every fit faster. With
+            `FixedShapeJoints` the estimate's betas are not looked at.
     """
 
-    def __init__(self, estimate: SMPLEstimate, body: NamedJoints) -> None:
+    def __init__(self, estimate: SMPLEstimate, body: NamedJoints | FixedShapeJoints) -> None:
         self.estimate = estimate
         self._body = body
 
     @cached_property
     def joints_cam(self) -> Float[Tensor, "people joints 3"]:
         """Joints of the body's joint set, metres, camera frame."""
-        at_origin: Tensor = self._body(self.estimate.betas, self.estimate.body_pose, self.estimate.global_orient)
+        at_origin: Tensor
+        if isinstance(self._body, FixedShapeJoints):
+            at_origin = self._body(self.estimate.pose_rot6d)
+        else:
+            at_origin = self._body(self.estimate.betas, self.estimate.body_pose, self.estimate.global_orient)
         return at_origin + self.estimate.transl[:, None]
