@@ -69,3 +69,16 @@ def test_both_ways_to_predict_noise_are_one(make: SimpleNamespace, shape: bool) 
 
 def test_without_shape_there_is_no_second_network() -> None:
     assert PoseAndShape(8, 16).shape is None
+
+
+def test_the_range_of_betas_is_that_of_the_training_set(make: SimpleNamespace) -> None:
+    model = make.model(shape=True)
+    betas = torch.randn(50, 10, generator=torch.Generator().manual_seed(0)) * 4
+    betas[:, 3] = 0.5
+    model.fit_range(betas)
+    estimate = SMPLEstimate(torch.zeros(50, 24, 6), betas, torch.zeros(50, 3))
+    scaled = model.encode(estimate)[:, 144:]
+    changing = [i for i in range(10) if i != 3]
+    torch.testing.assert_close(scaled[:, changing].amin(dim=0), -torch.ones(9))
+    torch.testing.assert_close(scaled[:, changing].amax(dim=0), torch.ones(9))
+    assert scaled[:, 3].isfinite().all(), "a number that never changes does not divide by zero"

@@ -32,7 +32,7 @@ class PoseAndShape(nn.Module):
         super().__init__()
         self.pose = Denoiser(POSE_DIM, cond_dim, num_blocks, hidden_dim)
         self.shape = Denoiser(10, cond_dim, 2, hidden_dim) if shape else None
-        # Betas are scaled to [-1, 1] by their range in the training set.
+        # Betas are scaled to [-1, 1] by their range in the training set (`fit_range`).
         self.register_buffer("betas_min", torch.full((10,), -3.0))
         self.register_buffer("betas_max", torch.full((10,), 3.0))
 
@@ -40,6 +40,11 @@ class PoseAndShape(nn.Module):
     def dim(self) -> int:
         """Length of x_0."""
         return POSE_DIM + (0 if self.shape is None else 10)
+
+    def fit_range(self, betas: Float[Tensor, "rows 10"]) -> None:
+        """Takes the range of the training set's betas; one that never changes keeps a width of 1."""
+        self.betas_min.copy_(betas.amin(dim=0))
+        self.betas_max.copy_(torch.maximum(betas.amax(dim=0), self.betas_min + 1))
 
     @property
     def moves_shape(self) -> bool:

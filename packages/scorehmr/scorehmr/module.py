@@ -208,18 +208,21 @@ class ScoreHMR(LightningModule):
                     metrics[f"{name}/{prefix}"] = ProtocolMetric(self.protocol)
 
     def on_fit_start(self) -> None:
-        """Takes the features' statistics over the training set, evenly spread rows of it."""
+        """Takes statistics over the training set, evenly spread rows of it: of features, and the range of betas."""
         train_set = self.trainer.datamodule.train_set  # type: ignore[attr-defined]
         # Loaded weights bring their statistics; without a training set, the loader says what is missing.
         if self.part == "regressor" or self.weights is not None or train_set is None:
             return
         rows = torch.linspace(0, len(train_set) - 1, min(len(train_set), _STATISTICS_ROWS)).long()
-        batches = (
-            self.transfer_batch_to_device(train_set.__getitems__(part.tolist()), self.device, 0)
-            for part in rows.split(256)
-        )
-        with torch.no_grad():
-            self.standardizer.fit(torch.cat([self.features(batch) for batch in batches]))
+        features, betas = [], []
+        for part in rows.split(256):
+            batch = self.transfer_batch_to_device(train_set.__getitems__(part.tolist()), self.device, 0)
+            with torch.no_grad():
+                features.append(self.features(batch))
+            betas.append(batch["betas"])
+        self.standardizer.fit(torch.cat(features))
+        if self.diffusion.shape is not None:
+            self.diffusion.fit_range(torch.cat(betas))
 
     def training_step(self, batch: PoseSample, batch_idx: int) -> Tensor:
         """Eq. (11), or the losses of the regressor."""
