@@ -19,7 +19,6 @@ from posecore.fitting.terms import (
     TemporalSmoothness,
     Term,
     gmof,
-    group_numbers,
     mean_over_groups,
 )
 
@@ -308,10 +307,6 @@ def test_gradients_are_those_of_finite_differences(
         return term(PosedPeople(estimate, body))
 
     assert torch.autograd.gradcheck(losses, torch.zeros((), dtype=torch.float64, requires_grad=True), rtol=1e-4)
-
-
-def test_group_numbers_in_the_order_of_appearance() -> None:
-    assert group_numbers(["b", "a", "b", "c", "a"]).tolist() == [0, 1, 0, 2, 1]
 
 
 def test_mean_over_groups_against_a_loop(generator: torch.Generator) -> None:

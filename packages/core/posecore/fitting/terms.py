@@ -232,12 +232,6 @@ class Keypoints3D(Term):
         return Keypoints3D(self.joints[rows], self.confidence[rows], self.weight)
 
 
-def group_numbers(labels: list[str]) -> Int[Tensor, " people"]:
-    """Numbers for labels: equal labels get equal numbers, in the order of first appearance."""
-    numbers: dict[str, int] = {}
-    return torch.tensor([numbers.setdefault(label, len(numbers)) for label in labels])
-
-
 def mean_over_groups(
     values: Float[Tensor, "people *rest"], group: Int[Tensor, " people"]
 ) -> Float[Tensor, "people *rest"]:
