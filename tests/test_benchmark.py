@@ -17,6 +17,7 @@ sys.path.insert(0, str(TOOLS))  # tools are scripts, not an installed package
 
 from benchmark import lines, main  # noqa: E402
 from benchmarks.core_cases import alignment_cases, data_cases, smpl_cases  # noqa: E402
+from benchmarks.diffhmr_cases import diffhmr_cases  # noqa: E402
 from benchmarks.plain_zedo import plain_initial_poses  # noqa: E402
 from benchmarks.plot import RELEASED, bar_plot, seconds_text  # noqa: E402
 from benchmarks.scorehmr_cases import scorehmr_cases  # noqa: E402
@@ -134,6 +135,18 @@ def test_the_plain_keypoint_fit_finds_what_humandiff_finds() -> None:
         difference = case.timings["plain"].difference
         assert difference is not None
         assert difference < 1e-5, case.name
+
+
+def test_the_plain_programs_of_diffhmr_find_what_humandiff_finds() -> None:
+    """Crops apart: PIL rounds to 8 bits, of which the largest number is several."""
+    cases = [measure(case, repeats=1, min_seconds=0) for case in diffhmr_cases(quick=True)]
+    assert len(cases) == 5
+    for case in cases:
+        bound = 0.01 if "crops" in case.name else 1e-3 if "DDIM" in case.name else 1e-5
+        for name, timing in case.timings.items():
+            if name != OURS:
+                assert timing.difference is not None
+                assert timing.difference < bound, (case.name, name)
 
 
 def test_peak_memory_counts_what_the_run_adds() -> None:

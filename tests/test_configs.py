@@ -9,6 +9,8 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
+from diffhmr.data import DiffHMRDataModule
+from diffhmr.module import DiffHMR
 from diffupose.data import DiffuPoseDataModule
 from diffupose.module import DiffuPose
 from posecore.training.prediction_writer import PredictionWriter
@@ -20,10 +22,12 @@ from zedo.module import ZeDO
 
 PACKAGES = Path(__file__).parents[1] / "packages"
 METHODS = {
+    "diffhmr": (DiffHMR, DiffHMRDataModule, SMPLWriter),
     "diffupose": (DiffuPose, DiffuPoseDataModule, PredictionWriter),
     "scorehmr": (ScoreHMR, ScoreHMRDataModule, SMPLWriter),
     "zedo": (ZeDO, ZeDODataModule, PredictionWriter),
 }
+DIFFHMR = PACKAGES / "diffhmr/diffhmr/configs"
 DIFFUPOSE = PACKAGES / "diffupose/diffupose/configs"
 SCOREHMR = PACKAGES / "scorehmr/scorehmr/configs"
 CONFIGS = sorted(path for method in METHODS for path in (PACKAGES / method / method / "configs").rglob("*.yaml"))
@@ -44,7 +48,7 @@ def parser_of(method: str) -> LightningArgumentParser:
 
 
 def test_configs_are_found() -> None:
-    assert len(CONFIGS) > 75
+    assert len(CONFIGS) > 90
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(PACKAGES)))
@@ -68,6 +72,55 @@ def test_commands_name_configs_that_exist(path: Path) -> None:
     comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
     for name in re.findall(r"--config (\S+\.yaml)", "\n".join(comments)):
         assert (PACKAGES / method / method / "configs" / name).is_file(), name
+
+
+def test_diffhmr_default_is_the_paper() -> None:
+    """What the paper leaves open is SPIN's, or the usual DDPM's."""
+    config = _diffhmr("default.yaml")
+    model = config.model
+    assert (model.backbone, model.pretrained, model.image_size) == ("resnet50", True, 224)  # Sec. 3.2, 2048 x 7 x 7
+    assert (model.estimator, model.rotation, model.conditioning) == ("diffusion", "rot6d", "concat")
+    assert (model.schedule, model.sampling.num_inference_steps) == ("cosine_1000", None)
+    assert tuple(model.counts) == (1, 5, 10, 25)  # Table 1
+    assert model.num_hypotheses == 25
+    assert model.protocol == "spin_3dpw"
+    assert (model.lr, config.data.batch_size) == (5e-5, 64)  # SPIN's
+    augmentation = config.data.augmentation
+    assert (augmentation.rotation_degrees, augmentation.scale, augmentation.pixel_noise) == (30, 0.25, 0.4)
+    assert augmentation.size == model.image_size
+    assert [train.init_args.files for train in config.data.train] == [
+        ["h36m_train.npz"], ["mpi_inf_3dhp_train.npz"], ["coco_2014_train.npz"], ["mpii_train.npz"]
+    ]  # fmt: skip
+    assert sum(config.data.train_weights) == pytest.approx(1)
+    assert config.data.test["3dpw"].init_args.truth == "smpl"
+
+
+def test_diffhmr_rows_change_only_what_they_name() -> None:
+    """On the paper's data and on open data alike."""
+    for base in ("default.yaml", "data/open.yaml"):
+        before = _diffhmr(base)
+        for row in sorted(DIFFHMR.glob("*/*.yaml")):
+            folder = row.parent.name
+            if folder == "data":
+                continue
+            after = _diffhmr(base, str(row))
+            assert after.trainer == before.trainer, row
+            if folder != "table2":
+                assert after.data == before.data, row
+            changed = _changed(before.model, after.model)
+            allowed = {
+                "table1": {"num_hypotheses", "counts"},
+                "table2": {"rotation", "protocol"},
+                "sampling": {"sampling"},
+                "conditioning": {"conditioning"},
+                "x0": {"loss_weights"},
+            }[folder]
+            assert changed <= allowed, row
+
+
+def _diffhmr(*configs: str) -> Namespace:
+    args = [part for config in configs for part in ("--config", str(DIFFHMR / config))]
+    return parser_of("diffhmr").parse_args(args)
 
 
 def test_diffupose_default_is_the_paper() -> None:

@@ -1,18 +1,23 @@
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from posecore.body.named_joints import NamedJoints
+from posecore.data.fit_input import FitInput
+from posecore.data.photo_input import PhotoInput
 from posecore.data.sample import PoseSample
-from posecore.geometry.rotation import rotmat_to_rot6d
+from posecore.export.smpl_predictions import SMPLPredictions, write_smpl_npz
+from posecore.geometry.rotation import random_rotmat, rotmat_to_rot6d
 from posecore.training.checkpoints import save_weights
 from scorehmr.features import KeypointFeatures
 from scorehmr.keypoints import KeypointRegressor
-from scorehmr.start import KeypointStart, cached_start, regressed_start
+from scorehmr.start import KeypointStart, cached_start, read_start, regressed_start
 
 
 class Oracle(KeypointRegressor):
@@ -78,3 +83,47 @@ def test_cached_start_is_what_the_data_set_brings(people: PoseSample) -> None:
     torch.testing.assert_close(found.global_orient, people["global_orient"], atol=1e-5, rtol=0)
     assert torch.equal(found.betas, people["betas"])
     assert torch.equal(found.transl, people["transl"])
+
+
+def test_a_file_of_hypotheses_starts_from_its_pick(tmp_path: Path) -> None:
+    """What Diff-HMR writes: several poses per person, one of which is the row's own, and no reprojection error."""
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (60, 40)).save(photo)
+    keypoints = {"nose": [20.0, 10.0], "l_hip": [25.0, 30.0]}
+    people = [{"id": name, "frame": 2, "keypoints": keypoints} for name in "ab"]
+    (tmp_path / "k.json").write_text(json.dumps({"joint_set": "coco17", "people": people}))
+    data = PhotoInput(photo, keypoints=tmp_path / "k.json").dataset("joints44")
+    generator = torch.Generator().manual_seed(0)
+    root, body = random_rotmat((2, 5), generator), random_rotmat((2, 5, 23), generator)
+    best = torch.tensor([3, 1])
+    rows = torch.arange(2)
+    made = SMPLPredictions(
+        method="DiffHMR",
+        body="open_body",
+        global_orient=root[rows, best],
+        body_pose=body[rows, best],
+        betas=torch.randn(2, 10, generator=generator),
+        transl=torch.randn(2, 3, generator=generator),
+        joints=torch.zeros(2, 24, 3),
+        joint_set=data.joint_set,
+        keypoints_2d_px=data.samples["joints_2d_px"],
+        confidence=data.samples["confidence"],
+        reprojection_error_px=torch.full((2,), torch.nan),
+        K=data.samples["K"],
+        image_size=data.samples["image_size"],
+        camera_assumed=True,
+        camera_statement="assumed",
+        ids=data.people.ids,
+        frames=data.people.frames,
+        views=(0, 0),
+        image_names=data.people.image_names,
+        hypotheses_global_orient=root,
+        hypotheses_body_pose=body,
+        best=best,
+        pick="the medoid",
+    )
+    write_smpl_npz(tmp_path / "predictions.npz", made)
+    fit = FitInput(tmp_path / "k.json", photo).dataset("joints44")
+    start = read_start(tmp_path / "predictions.npz", fit)
+    for name in ("global_orient", "body_pose", "betas", "transl"):
+        torch.testing.assert_close(start[f"start_{name}"], getattr(made, name), atol=1e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""For tests only: tiny files in the layouts of ScoreHMR's release, of the open body with known parameters."""
+"""For tests only: tiny files in the layouts of ScoreHMR's release and SPIN, of the open body with known parameters."""
 
 import pickle
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from posecore.body.files import OPEN_BODY, load_body_model
 from posecore.body.named_joints import NamedJoints
@@ -17,6 +18,9 @@ from posecore.safe_pickle import load_npz
 _FOCAL_LENGTH = 5000.0
 _GENDERED_SIZE = {"NEUTRAL": 1.0, "FEMALE": 0.95, "MALE": 1.1}
 _WIDTH_HEIGHT = ((1280, 720), (1080, 1920))
+_SMALL_WIDTH_HEIGHT = ((320, 240), (240, 360))
+_SPIN_24 = [*range(25, 44), 0, 16, 15, 18, 17]  # SPIN's joints in joints44; the last are nose, eyes and ears.
+_NOT_H36M = [13, 15]  # Of SPIN's, those that Human3.6M has not, beside the face.
 
 
 def write_smpl_npz(
@@ -98,6 +102,56 @@ def write_start_cache(
     return columns
 
 
+def write_spin_npz(
+    folder: Path, name: str = "h36m_train.npz", rows: int = 10, unknown: int = 2, seed: int = 0, **changes: Any
+) -> dict[str, np.ndarray]:
+    """Writes an npz of SPIN's layout and its pictures, ``<stem of name>/*.jpg``.
+
+    The last ``unknown`` rows have no SMPL parameters. SPIN's joints 13 and 15 are not annotated, nose, eyes and ears
+    (19 to 23) only in even rows and never in 3D. OpenPose's joint 3 is not detected; the others are, 3 px to the right
+    of where they are. A picture's red is its column, its green its row, both from 0 to 255, and its blue 128.
+
+    Args:
+        folder: of file and pictures, made where it is not there.
+        name: of the file.
+        rows: people.
+        unknown: how many of them have no SMPL parameters.
+        seed: of the draw.
+        changes: columns to add or replace; None takes a column out.
+
+    Returns:
+        The columns before the changes, and what they were made from: ``transl`` (rows, 3), ``joints_cam``
+        (rows, 44, 3), metres, ``joints_2d_px`` (rows, 44, 2) and ``image_size`` (rows, 2), pixels.
+    """
+    people, made_from = _people(rows, unknown, seed, _SMALL_WIDTH_HEIGHT, (60, 75))
+    joints, sizes = made_from["joints_cam"], made_from["image_size"]
+    pixels = _FOCAL_LENGTH * joints[..., :2] / joints[..., 2:] + sizes[:, None] / 2
+    part = np.concatenate((pixels[:, _SPIN_24], np.ones((rows, 24, 1))), axis=2)
+    part[1::2, 19:] = part[:, _NOT_H36M] = 0
+    located = np.concatenate((joints[:, _SPIN_24] - joints[:, [39]], np.ones((rows, 24, 1))), axis=2)
+    located[:, [*_NOT_H36M, *range(19, 24)]] = 0
+    detected = people["body_keypoints_2d"].copy()
+    detected[..., 0] += 3 * (detected[..., 2] > 0)
+    columns = {
+        "imgname": np.array([f"{Path(name).stem}/{row % 2}_{row // 4:06d}.jpg" for row in range(rows)]),
+        "center": people["center"],
+        "scale": people["scale"] / 200,
+        "part": part,
+        "openpose": detected,
+        "S": located,
+        "pose": people["body_pose"],
+        "shape": people["betas"],
+        "has_smpl": people["has_body_pose"],
+    }
+    (folder / Path(name).stem).mkdir(parents=True, exist_ok=True)
+    for picture, (width, height) in zip(columns["imgname"].tolist(), sizes.astype(int).tolist(), strict=True):
+        red, green = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+        colours = np.stack((red, green, np.full_like(red, 128)), axis=-1).round().astype(np.uint8)
+        Image.fromarray(colours).save(folder / picture, quality=95)
+    np.savez(folder / name, **_changed(columns, changes))
+    return {**columns, **made_from, "joints_2d_px": pixels}
+
+
 def write_gendered_bodies(folder: Path) -> Path:
     """Writes SMPL_{NEUTRAL,FEMALE,MALE}.npz: the open body at three sizes (1, 0.95, 1.1)."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,18 +161,24 @@ def write_gendered_bodies(folder: Path) -> Path:
     return folder
 
 
-def _people(rows: int, unknown: int, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def _people(
+    rows: int,
+    unknown: int,
+    seed: int,
+    sizes: Sequence[tuple[int, int]] = _WIDTH_HEIGHT,
+    depths: tuple[float, float] = (14, 20),
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     generator = np.random.default_rng(seed)
     pose = 0.2 * generator.standard_normal((rows, 72))
     pose[:, :3] = [np.pi, 0, 0] + 0.1 * generator.standard_normal((rows, 3))  # upright before a camera with y down
     betas = generator.standard_normal((rows, 10))
     transl = np.column_stack(
-        (generator.uniform(-0.5, 0.5, rows), generator.uniform(-0.2, 0.2, rows), generator.uniform(14, 20, rows))
+        (generator.uniform(-0.5, 0.5, rows), generator.uniform(-0.2, 0.2, rows), generator.uniform(*depths, rows))
     )
     rotmat = axis_angle_to_rotmat(torch.from_numpy(pose).unflatten(-1, (24, 3)))
     layer = NamedJoints(JOINTS_44, load_body_model(dtype=torch.float64))
     joints = layer(torch.from_numpy(betas), rotmat[:, 1:], rotmat[:, 0], torch.from_numpy(transl)).numpy()
-    image_size = np.array([_WIDTH_HEIGHT[row % 2] for row in range(rows)], dtype=np.float64)
+    image_size = np.array([sizes[row % 2] for row in range(rows)], dtype=np.float64)
     pixels = _FOCAL_LENGTH * joints[..., :2] / joints[..., 2:] + image_size[:, None] / 2
     low, high = pixels.min(axis=1), pixels.max(axis=1)
     confidence = generator.uniform(0.2, 1, (rows, 44))

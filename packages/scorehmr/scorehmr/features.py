@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import cast
 
-import timm
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from posecore.data.sample import PoseSample
+from posecore.training.timm_backbone import build_backbone
 from scorehmr.keypoints import ENCODING_DIM, KeypointRegressor, keypoint_encoding
 
 
@@ -51,7 +51,8 @@ class TimmFeatures(nn.Module):
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: It is of another backbone.
+        ValueError: It is of another backbone, or timm knows none of this name.
+        OSError: The published weights could not be had.
     """
 
     def __init__(
@@ -62,11 +63,7 @@ class TimmFeatures(nn.Module):
         trainable: bool = False,
     ) -> None:
         super().__init__()
-        if checkpoint is not None and not checkpoint.is_file():
-            raise FileNotFoundError(f"checkpoint: there is no file {checkpoint}")
-        self.backbone = timm.create_model(name, pretrained=pretrained and checkpoint is None, num_classes=0)
-        if checkpoint is not None:
-            _load_backbone(self.backbone, checkpoint)
+        self.backbone = build_backbone(name, pretrained, checkpoint)
         self.dim = cast(int, self.backbone.num_features)
         self.trainable = trainable
         self.backbone.requires_grad_(trainable)
@@ -139,14 +136,3 @@ class Standardizer(nn.Module):
     def forward(self, features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         """Standardised features."""
         return (features - self.mean) / self.std
-
-
-def _load_backbone(backbone: nn.Module, checkpoint: Path) -> None:
-    """Takes what the backbone needs: published files hold a classifier too, which it does not have."""
-    found = timm.models.load_state_dict(str(checkpoint))
-    own = backbone.state_dict()
-    for name, value in own.items():
-        if name not in found or found[name].shape != value.shape:
-            has = f"of shape {tuple(found[name].shape)}" if name in found else "missing"
-            raise ValueError(f"checkpoint: in {checkpoint} {name} is {has}; the backbone needs {tuple(value.shape)}")
-    backbone.load_state_dict({name: found[name] for name in own})

@@ -19,6 +19,7 @@ from posecore.data.crops import (
     PersonCrops,
     box_of_keypoints,
     crop,
+    raw_crop,
     read_picture,
 )
 from posecore.data.fit_input import FitInput
@@ -336,3 +337,83 @@ def test_crops_need_a_photograph_of_every_row(pictures: list[Path]) -> None:
         FitInput(file, image_size=(200, 180), crops=32)
     with pytest.raises(ValueError, match="crops: must be at least 1 px and needs photo, got 0"):
         FitInput(file, folder, crops=0)
+
+
+@pytest.mark.parametrize(("size", "margin", "raw"), [(16, 1.5, 24), (20, 1.0, 20), (15, 1.5, 22), (112, 1.5, 168)])
+def test_raw_crops_cover_a_margin(pictures: list[Path], size: int, margin: float, raw: int) -> None:
+    people = CroppedPeople(table(), [pictures[number] for number in OF_ROW], CENTERS, SIDES, size, margin)
+    batch = people.__getitems__([4, 1, 0])
+    assert batch["image"].shape == (3, 3, raw, raw)
+    assert batch["image"].dtype == torch.uint8
+    for place, row in enumerate((4, 1, 0)):
+        x, y = CENTERS[row].tolist()
+        whole = colours(crop(slopes(blue=OF_ROW[row]), (x, y), margin * float(SIDES[row]), raw))
+        torch.testing.assert_close(batch["image"][place].float(), whole, atol=1e-3, rtol=0)
+    assert torch.equal(batch["box"], torch.cat((CENTERS, SIDES[:, None]), dim=1)[[4, 1, 0]])
+    assert "box" not in cropped(pictures)[0]
+    assert people.__getitems__([])["image"].shape == (0, 3, raw, raw)
+
+
+def test_the_middle_of_a_raw_crop_is_the_crop() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    inner = colours(crop(picture, (140.4, 150.7), 88.3, 64))
+    raw = raw_crop(picture, (140.4, 150.7), 1.5 * 88.3, 96)
+    assert (raw[:, 16:80, 16:80] - inner).abs().max() < 1.01, "a step of rounding"
+    outside = raw_crop(picture, (0.0, 0.0), 100.0, 50)
+    assert outside[:, :24].max() == 0
+    assert outside[:, 26:, 26:].max() > 0
+
+
+def test_a_margin_below_the_box_is_refused(pictures: list[Path], tmp_path: Path) -> None:
+    for margin in (0.9, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"crop_margin: must be at least 1, the box itself, got {margin}"):
+            PersonCrops([pictures[0]] * 5, CENTERS, SIDES, 16, margin)
+    write_smpl_npz(tmp_path, "a.npz", rows=3)
+    with pytest.raises(ValueError, match=r"crop_margin: 1\.5 needs crops, the side of what it enlarges"):
+        SMPLNpz(tmp_path, ["a.npz"], image_size=(9, 9), crop_margin=1.5)
+
+
+def test_released_files_and_groups_give_raw_crops_and_boxes(tmp_path: Path) -> None:
+    first = write_smpl_npz(tmp_path, "a.npz", rows=4)
+    second = write_smpl_npz(tmp_path, "b.npz", rows=3, seed=1, has_body_pose=np.array([1, 0, 1.0]))
+    write_pictures(tmp_path, first)
+    write_pictures(tmp_path, second)
+    data = SMPLNpz(tmp_path, ["a.npz", "b.npz"], image_root=tmp_path, require_pose=True, crops=16, crop_margin=1.5)
+    people = [(first, row) for row in np.flatnonzero(data_has_pose(first))] + [(second, 0), (second, 2)]
+    check_raw(data, people, tmp_path)
+    grouped = write_smpl_groups(tmp_path, "test.pkl", counts=(2, 3))
+    write_pictures(tmp_path, grouped)
+    groups = SMPLGroups(tmp_path, "test.pkl", image_root=tmp_path, crops=16, crop_margin=1.5)
+    check_raw(groups, [(grouped, row) for row in range(5)], tmp_path)
+    assert "box" not in SMPLGroups(tmp_path, "test.pkl", image_root=tmp_path, crops=16)[0]
+
+
+def data_has_pose(people: dict[str, np.ndarray]) -> np.ndarray:
+    return np.asarray(people["has_body_pose"]) > 0
+
+
+def check_raw(data: PoseTable, people: list[tuple[dict[str, np.ndarray], int]], root: Path) -> None:
+    """The rows' boxes, and their raw crops of 1.5 boxes in 24 pixels, are those of the files."""
+    batch = data.__getitems__(range(len(data)))
+    assert len(batch["clip"]) == len(people)
+    for place, (columns, row) in enumerate(people):
+        box = (*columns["center"][row].tolist(), float(columns["scale"][row]))
+        assert batch["box"][place].tolist() == pytest.approx(box, abs=1e-3)
+        picture = read_picture(root / columns["imgname"][row])
+        assert torch.equal(batch["image"][place], raw_crop(picture, box[:2], 1.5 * box[2], 24))
+
+
+def test_photographs_give_raw_crops_and_boxes(pictures: list[Path]) -> None:
+    folder = pictures[0].parent
+    file = keypoint_file(folder, [4, 2])
+    data = FitInput(file, folder, group="video", max_gap=0, crops=20, crop_margin=1.5).dataset("joints44")
+    batch = data.__getitems__([0, 1])
+    for row, frame in enumerate(batch["frame"].tolist()):
+        torch.testing.assert_close(batch["box"][row], torch.tensor([50.0 + frame, 56.0, 1.2 * 32]))
+        expected = raw_crop(slopes(blue=frame % 3), (50.0 + frame, 56.0), 1.5 * 1.2 * 32, 30)
+        assert (batch["image"][row].int() - expected.int()).abs().max() <= 1
+    assert "box" not in FitInput(file, folder, crops=20).dataset("joints44")[0]
+    with pytest.raises(ValueError, match=r"crop_margin: must be at least 1 and needs crops, got 0\.5 of 20"):
+        FitInput(file, folder, crops=20, crop_margin=0.5)
+    with pytest.raises(ValueError, match=r"crop_margin: must be at least 1 and needs crops, got 1\.5 of None"):
+        FitInput(file, folder, crop_margin=1.5)

@@ -172,6 +172,8 @@ def test_unknown_joints_may_hold_anything(people: dict[str, Any], tmp_path: Path
 def test_smpl_truth_of_the_open_body_is_what_the_file_was_made_from(people: dict[str, Any], tmp_path: Path) -> None:
     root = with_sizes(people, tmp_path, gender=np.array(["m", "f"] * 5))
     batch = everything(SMPLNpz(root, ["train.npz"], truth="smpl"))
+    assert batch["gender"] == ["neutral"] * ROWS  # the open body has one
+    assert "gender" not in everything(SMPLNpz(root, ["train.npz"]))
     known = ROWS - UNKNOWN
     at_origin = people["joints_cam"] - people["transl"][:, None]
     np.testing.assert_allclose(batch["joints_cam"][:known], at_origin[:known], atol=1e-5)
@@ -207,6 +209,7 @@ def test_smpl_truth_is_of_the_person_s_own_body(gender: list[Any] | None, sizes:
         betas = torch.from_numpy(made["betas"][row]).float()
         expected.append(layer(betas, pose[1:], pose[0], pose_repr="axis_angle"))
     torch.testing.assert_close(batch["joints_smpl24_cam"], torch.stack(expected), atol=1e-5, rtol=0)
+    assert batch["gender"] == [{1.1: "male", 0.95: "female", 1.0: "neutral"}[size] for size in sizes]
     bone = batch["joints_smpl24_cam"][:, 4] - batch["joints_smpl24_cam"][:, 1]
     assert bone.norm(dim=1).min() > 0.25  # a thigh, in metres
 
@@ -217,6 +220,8 @@ def test_sizes_are_read_from_the_pictures(people: dict[str, Any], tmp_path: Path
         Image.new("L", tuple(size)).save(tmp_path / name)
     batch = everything(SMPLNpz(people["root"], ["train.npz"], image_root=tmp_path))
     np.testing.assert_allclose(batch["image_size"], people["image_size"])
+    given = everything(SMPLNpz(people["root"], ["train.npz"], image_root=tmp_path, image_size=(640, 480)))
+    assert given["image_size"].unique(dim=0).tolist() == [[640, 480]]  # what is said is not read
     (tmp_path / people["imgname"][1]).write_text("no picture")
     with pytest.raises(ValueError, match=r"image_root: .*1_000\.png is no picture that can be read"):
         SMPLNpz(people["root"], ["train.npz"], image_root=tmp_path)
@@ -236,6 +241,21 @@ def test_the_weak_camera_of_a_cache_starts_at_the_truth(people: dict[str, Any], 
         np.testing.assert_allclose(batch["start_transl"], people["transl"], atol=1e-3)
     with pytest.raises(ValueError, match=r"start\.npz: only pred_cam.*needs the data set's boxes"):
         SMPLNpz(tmp_path, ["train.npz"], start=["start.npz"], with_keypoints=False)
+
+
+def test_scale_may_be_in_units_of_200_pixels(people: dict[str, Any], tmp_path: Path) -> None:
+    """The start, whose weak camera needs the box, is the truth for both units, and for scales of one or two numbers."""
+    write_start_cache(tmp_path / "start.npz", people, ["pred_cam"])
+    for scale in (people["scale"] / 200, np.column_stack((people["scale"] / 400, people["scale"] / 200))):
+        root = with_sizes(people, tmp_path, scale=scale)
+        batch = everything(SMPLNpz(root, ["train.npz"], start=["start.npz"], pixels_per_scale=200.0))
+        np.testing.assert_allclose(batch["start_transl"], people["transl"], atol=1e-3)
+        with pytest.raises(
+            ValueError, match=r"half of the boxes of scale are at most 2\.\d+ px wide.*pixels_per_scale=200"
+        ):
+            SMPLNpz(root, ["train.npz"])
+    with pytest.raises(ValueError, match=r"pixels_per_scale: \[100\.0\] unknown, valid are 1\.0, 200\.0"):
+        SMPLNpz(root, ["train.npz"], pixels_per_scale=100.0)
 
 
 @pytest.mark.parametrize("kind", ["video", "views"])

@@ -10,11 +10,11 @@ from scipy.spatial.transform import Rotation
 
 from posecore.body.skeletons import get_joint_set
 from posecore.body.smpl import SMPLLayer
+from posecore.export.amass import write_amass
 from posecore.export.smpl_predictions import (
     FORMAT,
     SMPLPredictions,
     read_smpl_predictions,
-    write_amass,
     write_smpl_json,
     write_smpl_npz,
 )
@@ -26,6 +26,17 @@ LAYER = SMPLLayer(vertices=())
 
 def rest_pelvis(betas: torch.Tensor) -> torch.Tensor:
     return LAYER.rest_joints(betas)[:, 0]
+
+
+def with_hypotheses(made: SMPLPredictions, count: int = 3) -> SMPLPredictions:
+    """The same with random hypotheses, of which one is the row's own pose."""
+    people = len(made)
+    generator = torch.Generator().manual_seed(count)
+    root, body = random_rotmat((people, count), generator), random_rotmat((people, count, 23), generator)
+    best = torch.randint(count, (people,), generator=generator)
+    root[torch.arange(people), best], body[torch.arange(people), best] = made.global_orient, made.body_pose
+    pick = "the medoid"
+    return dataclasses.replace(made, hypotheses_global_orient=root, hypotheses_body_pose=body, best=best, pick=pick)
 
 
 def make(people: int = 4, joint_set: str = "body25", start: bool = True, **changes: Any) -> SMPLPredictions:
@@ -69,9 +80,14 @@ def make(people: int = 4, joint_set: str = "body25", start: bool = True, **chang
     return SMPLPredictions(**(content | changes))
 
 
-@pytest.mark.parametrize(("people", "joint_set", "start"), [(1, "coco17", False), (3, "joints44", True)])
-def test_npz_round_trip(tmp_path: Path, people: int, joint_set: str, start: bool) -> None:
+@pytest.mark.parametrize(
+    ("people", "joint_set", "start", "several"),
+    [(1, "coco17", False, False), (3, "joints44", True, False), (3, "joints44", False, True)],
+)
+def test_npz_round_trip(tmp_path: Path, people: int, joint_set: str, start: bool, several: bool) -> None:
     written = make(people, joint_set, start, fps=25.0 if start else None)
+    if several:
+        written = with_hypotheses(written)
     unseen = written.reprojection_error_px.clone()
     unseen[-1] = torch.nan
     written = dataclasses.replace(written, reprojection_error_px=unseen, camera_assumed=start)
@@ -132,6 +148,71 @@ def test_json_with_a_start_of_unknown_error(tmp_path: Path) -> None:
     start = json.loads((tmp_path / "bodies.json").read_text())["people"][0]["start"]
     assert start["reprojection_error_px"] is None
     assert len(start["betas"]) == 10
+
+
+def test_json_of_hypotheses(tmp_path: Path) -> None:
+    made = with_hypotheses(make(2, start=False), 4)
+    made = dataclasses.replace(made, reprojection_error_px=torch.full((2,), torch.nan))
+    write_smpl_json(tmp_path / "bodies.json", made)
+    content = json.loads((tmp_path / "bodies.json").read_text(), parse_constant=pytest.fail)
+    assert content["pick"] == "the medoid"
+    assert made.best is not None
+    assert made.hypotheses_global_orient is not None
+    assert made.hypotheses_body_pose is not None
+    for row, person in enumerate(content["people"]):
+        assert person["best"] == int(made.best[row])
+        assert person["reprojection_error_px"] is None
+        assert person["start"] is None
+        assert len(person["hypotheses"]) == 4
+        for k, hypothesis in enumerate(person["hypotheses"]):
+            assert list(hypothesis) == ["pose"]
+            expected = torch.cat((made.hypotheses_global_orient[row, k][None], made.hypotheses_body_pose[row, k]))
+            found = Rotation.from_rotvec(hypothesis["pose"]).as_matrix()
+            np.testing.assert_allclose(found, expected.numpy(), atol=5e-6)
+        # The person's own parameters are the pick's.
+        np.testing.assert_allclose(person["hypotheses"][person["best"]]["pose"], person["pose"], atol=2e-6)
+
+
+def test_files_without_hypotheses_do_not_speak_of_any(tmp_path: Path) -> None:
+    """Those of a fit are as they were before there were hypotheses, and old ones can be read."""
+    write_smpl_json(tmp_path / "bodies.json", make(1))
+    content = json.loads((tmp_path / "bodies.json").read_text())
+    assert "pick" not in content
+    assert not {"hypotheses", "best"} & set(content["people"][0])
+    write_smpl_npz(tmp_path / "bodies.npz", make(1))
+    with np.load(tmp_path / "bodies.npz", allow_pickle=False) as arrays:
+        assert not {"pick", "best", "hypotheses_body_pose"} & set(arrays.files)
+    read = read_smpl_predictions(tmp_path / "bodies.npz")
+    assert (read.best, read.hypotheses_body_pose, read.pick) == (None, None, "")
+
+
+def test_rows_are_taken_with_their_hypotheses() -> None:
+    made = with_hypotheses(make(4))
+    taken = made.take([2, 0])
+    assert made.best is not None
+    assert made.hypotheses_body_pose is not None
+    assert taken.best is not None
+    assert taken.hypotheses_body_pose is not None
+    assert taken.best.tolist() == made.best[[2, 0]].tolist()
+    assert torch.equal(taken.hypotheses_body_pose, made.hypotheses_body_pose[[2, 0]])
+    assert (len(taken), taken.pick) == (2, "the medoid")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"best": None}, "the hypotheses lack best; give all of hypotheses_global_orient,"),
+        ({"best": torch.tensor([0, 3])}, r"best is \[0, 3\]; valid are 0 to 2"),
+        ({"best": torch.tensor([-1, 0])}, r"best is \[-1, 0\]; valid are 0 to 2"),
+        ({"body_pose": torch.eye(3).expand(2, 23, 3, 3)}, "best: the hypothesis of that number has another pose"),
+        ({"global_orient": torch.eye(3).expand(2, 3, 3)}, "best: the hypothesis of that number has another pose"),
+        ({"hypotheses_body_pose": torch.full((2, 3, 23, 3, 3), torch.nan)}, "hypotheses_body_pose holds NaN"),
+    ],
+)
+def test_hypotheses_that_contradict_the_pick_are_refused(changes: dict[str, Any], message: str) -> None:
+    made = with_hypotheses(make(2))
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(made, **changes)
 
 
 def amass_joints(path: Path) -> torch.Tensor:

@@ -257,6 +257,22 @@ def test_calibration_leaves_out_the_root_and_unknown_joints() -> None:
     assert F.free_joints(mask, None) is mask
 
 
+def test_joint_coverage_equals_a_loop_over_joints() -> None:
+    pred, target, levels = poses(4, 9, 5), poses(4, 5, seed=1), (0.2, 0.5, 0.9)
+    target[3, 2] = math.nan
+    found = F.joint_coverage(pred, target, levels)
+    assert found.shape == (4, 5, 3)
+    for pose in range(4):
+        for joint in range(1, 5):
+            everyone = [target[pose, joint] - target[pose, 0], *(pred[pose, :, joint] - pred[pose, :, 0])]
+            middle = sum(everyone) / 10
+            distance = [float((point - middle).norm()) for point in everyone]
+            rank = 1 + sum(d < distance[0] for d in distance)
+            expected = [math.nan] * 3 if (pose, joint) == (3, 2) else [float(rank <= r) for r in (2, 5, 9)]
+            np.testing.assert_array_equal(found[pose, joint], expected)
+    assert found[:3, 1:].unique().tolist() == [0.0, 1.0]
+
+
 def test_half_precision_is_raised_and_gradients_pass() -> None:
     pred, target = poses(2, 17, seed=1), poses(2, 17, seed=2)
     for metric in (F.mpjpe, F.pa_mpjpe, F.n_mpjpe):

@@ -21,7 +21,8 @@ from posecore.metrics.pose import (
     PoseMetric,
     ProtocolMetric,
 )
-from posecore.metrics.protocols import PROTOCOLS
+from posecore.metrics.protocols import PROTOCOLS, evaluate
+from posecore.metrics.visibility import SpreadByVisibility
 
 ACTIONS = ("walk", "sit", "run")
 # Of the two ranks: uneven in batches, poses and actions; one rank has a batch of which nothing is scored.
@@ -44,17 +45,25 @@ def make_metrics() -> dict[str, PoseMetric]:
         "by frame": ProtocolMetric(PROTOCOLS["open_h36m17"], ACTIONS),
         "mpjpe": MPJPE(groups=ACTIONS),
         "calibration": Calibration(groups=ACTIONS),
+        "counts": ProtocolMetric(PROTOCOLS["zedo_3dhp"], ACTIONS, counts=(1, 3, 5)),
+        "visibility": SpreadByVisibility(),
     }
 
 
 def update(metrics: dict[str, PoseMetric], batch: dict) -> None:
     first = {**batch, "pred": batch["pred"][:, 0]}
+    special = {
+        "mpjpe": first,
+        "visibility": {"pred": batch["pred"], "target": batch["target"], "visible": batch["mask"]},
+    }
     for name, metric in metrics.items():
-        metric.update(**(first if name == "mpjpe" else batch))
+        metric.update(**special.get(name, batch))
 
 
 def results(metrics: dict[str, PoseMetric]) -> dict[str, object]:
-    return {name: (metric.compute(), metric.compute_groups()) for name, metric in metrics.items()}
+    return {
+        name: (metric.compute(), metric.compute_groups() if metric.groups else None) for name, metric in metrics.items()
+    }
 
 
 def run_rank(rank: int, folder: Path) -> None:
@@ -200,6 +209,41 @@ def test_protocol_metric_takes_clips_and_meshes() -> None:
     vertices = torch.randn(9, 1, 40, 3)
     mesh.update(batch["pred"][:, :1], batch["target"], None, vertices, vertices[:, 0])
     assert tuple(mesh.compute()) == ("mpjpe", "pa_mpjpe", "pve")
+
+
+def test_protocol_metric_of_several_numbers_of_hypotheses() -> None:
+    batch = make_batch(8, seed=2)
+    generator = torch.Generator().manual_seed(0)
+    vertices = torch.randn(8, 5, 40, 3, generator=generator)
+    protocol = PROTOCOLS["spin_3dpw"]
+    metric = ProtocolMetric(protocol, counts=(1, 2, 5))
+    for part in (slice(0, 3), slice(3, 8)):
+        metric.update(batch["pred"][part], batch["target"][part], None, vertices[part], vertices[part, 0] + 0.1)
+    expected = {}
+    for n in (1, 2, 5):
+        scores = evaluate(protocol, batch["pred"][:, :n], batch["target"], None, vertices[:, :n], vertices[:, 0] + 0.1)
+        expected |= {f"{name}_n{n}": values.double().mean() for name, values in scores.items()}
+    found = metric.compute()
+    assert tuple(found) == metric.row_names == tuple(expected)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+    assert found["mpjpe_n1"] > found["mpjpe_n2"] > found["mpjpe_n5"]
+    without_mesh = ProtocolMetric(protocol, ACTIONS, counts=(1, 5))
+    without_mesh.update(batch["pred"], batch["target"], group=batch["group"])
+    assert tuple(without_mesh.compute()) == ("mpjpe_n1", "pa_mpjpe_n1", "mpjpe_n5", "pa_mpjpe_n5")
+    assert without_mesh.compute_groups()["walk"].shape == (6,)
+    with pytest.raises(ValueError, match=r"counts must be one or more numbers of hypotheses in 1\.\.5, got \(25,\)"):
+        ProtocolMetric(protocol, counts=(25,)).update(batch["pred"], batch["target"])
+
+
+def test_protocol_metric_of_a_clip_with_several_numbers_of_hypotheses() -> None:
+    batch = make_batch(9, seed=3)
+    clip = ProtocolMetric(PROTOCOLS["open_h36m17_clip"], ACTIONS, counts=(1, 2))
+    plain = ProtocolMetric(PROTOCOLS["open_h36m17_clip"], ACTIONS)
+    for metric in (clip, plain):
+        metric.update(**batch)
+    for name, value in plain.compute().items():  # the rule is the first one
+        torch.testing.assert_close(clip.compute()[f"{name}_n1"], value)
+        torch.testing.assert_close(clip.compute()[f"{name}_n2"], value)
 
 
 def test_sums_do_not_lose_small_values() -> None:

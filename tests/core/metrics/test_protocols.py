@@ -5,12 +5,12 @@ import torch
 
 from posecore.body.skeletons import JOINT_SETS, get_joint_set
 from posecore.metrics import functional as F
-from posecore.metrics.protocols import PROTOCOLS, UNITS, Protocol, evaluate, get_protocol
+from posecore.metrics.protocols import PROTOCOLS, UNITS, Protocol, evaluate, evaluate_prefixes, get_protocol
 
 NAMED = {
     "zedo_h36m", "zedo_3dpw_17", "zedo_3dpw_14", "zedo_3dhp", "diffupose_h36m", "scorehmr_3dpw", "scorehmr_multiview",
-    "scorehmr_video", "hmdiff_3dpw", "hmdiff_h36m", "hmdiff_freihand", "diffhmr_3dpw", "open_h36m17", "open_h36m16",
-    "diffupose_h36m_gt", "diffupose_humaneva",
+    "scorehmr_video", "hmdiff_3dpw", "hmdiff_h36m", "hmdiff_freihand", "spin_3dpw", "open_h36m17", "open_h36m16",
+    "diffupose_h36m_gt", "diffupose_humaneva", "spin_mpi_inf_3dhp", "open_mesh24", "open_mesh24_by_mpjpe",
 }  # fmt: skip
 
 
@@ -75,6 +75,10 @@ def test_joint_subsets_are_those_of_the_papers() -> None:
     assert PROTOCOLS["zedo_h36m"].stride == 640
     assert PROTOCOLS["zedo_h36m"].reflection
     assert not PROTOCOLS["open_h36m17"].reflection
+    assert PROTOCOLS["spin_3dpw"].scored_joints == fourteen
+    assert PROTOCOLS["spin_3dpw"].root == get_joint_set("h36m17").root
+    assert PROTOCOLS["spin_mpi_inf_3dhp"].scored_joints == tuple(range(17))
+    assert PROTOCOLS["open_mesh24"].scored_joints == tuple(range(24))
 
 
 def test_values_are_those_of_the_functions() -> None:
@@ -133,6 +137,86 @@ def test_pck_is_of_the_hypothesis_of_least_mpjpe() -> None:
     assert scores["pck"].item() == pytest.approx(1 / 17)
 
 
+ALL_METRICS = ("mpjpe", "pa_mpjpe", "n_mpjpe", "pck", "auc", "acceleration", "pve", "pa_pve", "f5", "f15")
+RULES = ("min", "min_by_mpjpe", "min_by_pa_mpjpe", "mean", "first", "aggregate")
+
+
+def mesh_batch(size: int = 6, hypotheses: int = 5) -> tuple[torch.Tensor, ...]:
+    pred, target = batch(PROTOCOLS["open_mesh24"], size, hypotheses)
+    generator = torch.Generator().manual_seed(1)
+    target_vertices = 0.05 * torch.randn(size, 30, 3, generator=generator, dtype=torch.float64) + target[:, :1]
+    noise = torch.randn(size, hypotheses, 30, 3, generator=generator, dtype=torch.float64)
+    mask = torch.rand(size, 24, generator=generator) > 0.2
+    mask[0, 0], mask[1:, 0] = False, True
+    return (
+        pred,
+        target,
+        mask,
+        target_vertices[:, None] + pred[:, :, :1] - target[:, None, :1] + 0.01 * noise,
+        target_vertices,
+    )
+
+
+def alone(protocol: Protocol, data: tuple[torch.Tensor, ...], hypothesis: int, metric: str) -> torch.Tensor:
+    """One hypothesis, of which there is no choice."""
+    pred, target, mask, pred_vertices, target_vertices = data
+    first = dataclasses.replace(protocol, hypotheses="first", metrics=(metric,))
+    one = slice(hypothesis, hypothesis + 1)
+    return evaluate(first, pred[:, one], target, mask, pred_vertices[:, one], target_vertices)[metric]
+
+
+@pytest.mark.parametrize("rule", RULES[:3])
+def test_min_equals_a_loop_over_hypotheses(rule: str) -> None:
+    protocol = Protocol("mine", "smpl24", ALL_METRICS, hypotheses=rule)
+    data = mesh_batch()
+    scores = evaluate(protocol, *data)
+    errors = {metric: [alone(protocol, data, h, metric).tolist() for h in range(5)] for metric in ALL_METRICS}
+    differs = set()
+    for metric in ALL_METRICS:
+        offset = 1 if metric == "acceleration" else 0
+        for pose, found in enumerate(scores[metric].tolist()):
+            own = [errors[metric][h][pose] for h in range(5)]
+            key = errors["pa_mpjpe" if rule == "min_by_pa_mpjpe" else "mpjpe"]
+            chosen = min(range(5), key=lambda h: key[h][pose + offset])
+            expected = min(own) if rule == "min" and UNITS[metric] != "share" else own[chosen]
+            assert found == pytest.approx(expected, rel=1e-9, nan_ok=True)
+            if found > min(own) + 1e-6:
+                differs.add(metric)
+    # The rules are three, not one.
+    assert ("pve" in differs) == (rule != "min")
+    assert scores["mpjpe"].isnan().tolist() == [True] + 5 * [False]
+
+
+def test_min_by_one_metric_is_named() -> None:
+    protocol = PROTOCOLS["open_mesh24_by_mpjpe"]
+    assert "hypotheses: min_by_mpjpe, every metric of the hypothesis of least MPJPE;" in protocol.describe()
+    other = dataclasses.replace(protocol, hypotheses="min_by_pa_mpjpe")
+    assert "hypotheses: min_by_pa_mpjpe, every metric of the hypothesis of least PA-MPJPE;" in other.describe()
+    assert "hypotheses: min per metric;" in PROTOCOLS["open_mesh24"].describe()
+
+
+def test_a_metric_that_chooses_need_not_be_reported() -> None:
+    data = mesh_batch()
+    protocol = Protocol("mine", "smpl24", ("mpjpe", "pa_mpjpe"), hypotheses="min_by_pa_mpjpe")
+    brief = dataclasses.replace(protocol, metrics=("mpjpe",))
+    found = evaluate(brief, *data)
+    assert tuple(found) == ("mpjpe",)
+    torch.testing.assert_close(found["mpjpe"], evaluate(protocol, *data)["mpjpe"], equal_nan=True)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_prefixes_equal_the_first_hypotheses_alone(rule: str) -> None:
+    protocol = Protocol("mine", "smpl24", ALL_METRICS, hypotheses=rule)
+    pred, target, mask, pred_vertices, target_vertices = mesh_batch()
+    scores = evaluate_prefixes(protocol, (1, 4, 2), pred, target, mask, pred_vertices, target_vertices)
+    assert list(scores) == [1, 4, 2]
+    for n, found in scores.items():
+        expected = evaluate(protocol, pred[:, :n], target, mask, pred_vertices[:, :n], target_vertices)
+        assert tuple(found) == ALL_METRICS
+        torch.testing.assert_close(found, expected, equal_nan=True)
+    assert (scores[4]["pve"][1:] != scores[1]["pve"][1:]).any() == (rule != "first")
+
+
 def test_reflection_follows_the_protocol() -> None:
     _, target = batch(PROTOCOLS["zedo_h36m"])
     mirrored = (target * torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64))[:, None]
@@ -141,7 +225,7 @@ def test_reflection_follows_the_protocol() -> None:
 
 
 def test_mesh_errors_are_aligned_at_the_root_or_by_procrustes() -> None:
-    protocol = PROTOCOLS["open_smpl24"]
+    protocol = PROTOCOLS["open_mesh24"]
     pred, target = batch(protocol)
     meshes = torch.randn(6, 30, 3, dtype=torch.float64)
     offset = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
@@ -189,6 +273,11 @@ def test_rejects_bad_arguments() -> None:
         evaluate(protocol, pred[..., 1:, :], target[..., 1:, :])
     with pytest.raises(ValueError, match="both pred_vertices and target_vertices"):
         evaluate(protocol, pred, target, None, pred)
+    for counts in ((), (1, 5), (0,)):
+        with pytest.raises(ValueError, match=r"counts must be one or more numbers of hypotheses in 1\.\.4, got \("):
+            evaluate_prefixes(protocol, counts, pred, target)
+    with pytest.raises(ValueError, match=r"counts must be one or more numbers of hypotheses in 1\.\.0"):
+        evaluate(protocol, pred[:, :0], target)
     with pytest.raises(ValueError, match="unknown protocol 'h36m', expected one of"):
         get_protocol("h36m")
     with pytest.raises(ValueError, match=r"root of protocol 'mine' must lie in 0\.\.16, got \(17,\)"):

@@ -1,12 +1,14 @@
 """What a fit leaves behind, through a real Trainer and a toy method whose fit is known."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import trimesh
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
@@ -18,10 +20,12 @@ from posecore.body.skeletons import BODY_25
 from posecore.body.smpl import SMPLLayer
 from posecore.data.fit_input import FitInput
 from posecore.data.grouping import WholeGroups
+from posecore.data.photo_input import PhotoInput
 from posecore.data.sample import PoseSample
 from posecore.export.smpl_predictions import read_smpl_predictions
 from posecore.fitting.estimate import PosedPeople, SMPLEstimate
 from posecore.geometry.camera import project
+from posecore.geometry.rotation import axis_angle_to_rotmat, rotmat_to_rot6d
 from posecore.training.smpl_writer import SMPLWriter
 
 SIZE = (160, 120)
@@ -47,8 +51,36 @@ class Toy(LightningModule):
         return out
 
 
+class Guesser(LightningModule):
+    """Three answers per person, who turn by 0, 0.5 and 1 radian about the vertical; picks number row modulo 3."""
+
+    pick_statement = "as the row says"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body_model = load_body_model()
+
+    def predict_step(self, batch: PoseSample, batch_idx: int) -> dict[str, Tensor]:
+        rows = batch["row"]
+        count, best = len(rows), rows % 3
+        angles = torch.tensor([[math.pi, 0.0, 0.0]]), torch.tensor([[0.0, k / 2, 0.0] for k in range(3)])
+        turn, upright = (axis_angle_to_rotmat(angle) for angle in angles[::-1])
+        pose = torch.tensor([1.0, 0, 0, 0, 1, 0]).repeat(count, 3, 24, 1)
+        pose[:, :, 0] = rotmat_to_rot6d(upright @ turn)
+        seen = (batch["confidence"] > 0).any(dim=-1)
+        return {
+            "row": rows,
+            "pose_rot6d": pose[torch.arange(count), best],
+            "betas": torch.zeros(count, 10),
+            "transl": torch.tensor([[0.0, 0.2, 4.0]]).repeat(count, 1),
+            "reprojection_error_px": torch.where(seen, 5.0, torch.nan),
+            "hypotheses_rot6d": pose,
+            "best": best,
+        }
+
+
 class ToyData(LightningDataModule):
-    def __init__(self, predict: FitInput, keys: tuple[str, ...] = ()) -> None:
+    def __init__(self, predict: FitInput | PhotoInput, keys: tuple[str, ...] = ()) -> None:
         super().__init__()
         self.predict, self.keys = predict, keys
         self.predict_set = predict.dataset("joints44")
@@ -72,12 +104,12 @@ def keypoint_file(path: Path, labels: list[dict[str, Any]]) -> Path:
     return path
 
 
-def predict(folder: Path, data: ToyData, **options: Any) -> Path:
+def predict(folder: Path, data: ToyData, method: LightningModule | None = None, **options: Any) -> Path:
     out = folder / "out"
     Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         default_root_dir=folder, callbacks=[SMPLWriter(out, **options)],
-    ).predict(Toy(), data, return_predictions=False)  # fmt: skip
+    ).predict(method or Toy(), data, return_predictions=False)  # fmt: skip
     return out
 
 
@@ -161,3 +193,55 @@ def test_overlays_can_be_left_out_and_a_full_folder_is_refused(tmp_path: Path) -
     with pytest.raises(FileExistsError, match="already holds"):
         predict(tmp_path, data)
     assert (predict(tmp_path, data, overwrite=True) / "overlays" / "p.png").is_file()
+
+
+def test_hypotheses_of_people_in_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("one", "two"):
+        Image.new("RGB", SIZE, "gray").save(photos / f"{name}.png")
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps({"one.png": [[50, 20, 110, 110], [0, 0, 40, 90]], "two.png": [[50, 20, 110, 110]]}))
+    given = PhotoInput(photos, boxes=boxes, focal_length=200.0, crops=32)
+    out = predict(tmp_path, ToyData(given), Guesser(), meshes=True)
+    rows = ("one_0_frame0", "one_1_frame0", "two_0_frame1")
+    assert names(out) == [
+        *(f"amass/{row}.npz" for row in rows),
+        *(f"meshes/{row}_hyp{k}.obj" for row in rows for k in range(3)),
+        "overlays/one.png", "overlays/two.png", "panel.png", "predictions.json", "predictions.npz",
+    ]  # fmt: skip
+    made = read_smpl_predictions(out / "predictions.npz")
+    assert made.best is not None
+    assert made.hypotheses_global_orient is not None
+    assert made.best.tolist() == [0, 1, 2]
+    assert (made.pick, made.start_betas) == ("as the row says", None)
+    assert bool(made.reprojection_error_px.isnan().all())
+    upright = axis_angle_to_rotmat(torch.tensor([math.pi, 0.0, 0.0]))
+    expected = torch.stack([upright @ axis_angle_to_rotmat(torch.tensor([0.0, k / 2, 0.0])) for k in range(3)])
+    torch.testing.assert_close(made.global_orient, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(made.hypotheses_global_orient[1], expected, atol=1e-5, rtol=0)
+    assert made.settings["boxes"] == str(boxes)
+    people = json.loads((out / "predictions.json").read_text())["people"]
+    assert [person["best"] for person in people] == [0, 1, 2]
+    assert people[0]["reprojection_error_px"] is None
+    # The mesh is the hypothesis, upright: y up, in front of a camera that looks along -z.
+    layer = SMPLLayer(load_body_model(), joints=())
+    vertices = layer(made.betas[1], made.body_pose[1], expected[2], made.transl[1]).vertices
+    mesh = trimesh.load(out / "meshes" / "one_1_frame0_hyp2.obj", process=False, force="mesh")
+    assert isinstance(mesh, trimesh.Trimesh)
+    np.testing.assert_allclose(mesh.vertices, vertices.numpy() * [1, -1, -1], atol=1e-4)
+    text = capsys.readouterr().out
+    assert "3 rows of 2 people, 3 hypotheses each\n" in text
+    assert "amass/, meshes/, panel.png" in text
+
+
+def test_hypotheses_of_people_with_keypoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", SIZE, "gray").save(tmp_path / "p.png")
+    file = keypoint_file(tmp_path / "k.json", [{"id": "x"}])
+    given = PhotoInput(tmp_path / "p.png", keypoints=file, focal_length=200.0, crops=32)
+    out = predict(tmp_path, ToyData(given), Guesser())
+    assert names(out) == ["amass/p_x_frame0.npz", "overlays/p.png", "panel.png", "predictions.json", "predictions.npz"]
+    assert "1 rows of 1 people, 3 hypotheses each; mean reprojection error 5.0 px\n" in capsys.readouterr().out
+    content = json.loads((out / "predictions.json").read_text())
+    assert content["settings"]["keypoints"] == str(file)
+    assert content["people"][0]["keypoints_2d"]["op_neck"][2] == pytest.approx(0.8)

@@ -8,9 +8,11 @@ from posecore.data.crops import CroppedPeople, PersonCrops, box_of_keypoints, cr
 from posecore.data.datamodule import PoseDataModule
 from posecore.data.detector_noise import DetectorNoise
 from posecore.data.motion import Motion
+from posecore.data.open_images import OpenImages
 from posecore.data.sample import SAMPLE_KEYS, PoseSample
 from posecore.data.smpl_groups import SMPLGroups
 from posecore.data.smpl_npz import SMPLNpz
+from posecore.data.spin_npz import SPINNpz
 from posecore.data.start_estimates import CropBoxes, read_start_estimates
 from posecore.data.synthetic import SyntheticMotion
 
@@ -23,6 +25,7 @@ __all__ = [
     "CroppedPeople",
     "DetectorNoise",
     "Motion",
+    "OpenImages",
     "PersonCrops",
     "PoseDataModule",
     "PoseDataset",
@@ -31,6 +34,7 @@ __all__ = [
     "RingCameras",
     "SMPLGroups",
     "SMPLNpz",
+    "SPINNpz",
     "SingleCameras",
     "SyntheticMotion",
     "TrackCameras",

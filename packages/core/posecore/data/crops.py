@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from posecore.data.base import PoseTable
+from posecore.data.sample import PoseSample
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -44,6 +46,22 @@ def crop(
     Raises:
         ValueError: if the box is not finite, empty or larger than 16384 px, or ``size`` is not positive.
     """
+    pixels = raw_crop(picture, center_px, box_size_px, size).float() / 255
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return ((pixels - mean) / std).contiguous()
+
+
+def raw_crop(
+    picture: UInt8[np.ndarray, "height width 3"],
+    center_px: tuple[float, float],
+    box_size_px: float,
+    size: int = 224,
+) -> UInt8[Tensor, "3 size size"]:
+    """As :func:`crop`, but sRGB as it is in the picture.
+
+    Raises:
+        ValueError: as for :func:`crop`.
+    """
     if size < 1:
         raise ValueError(f"size: must be at least 1 px, got {size}")
     if not (all(map(math.isfinite, center_px)) and 0 < box_size_px <= _LARGEST_BOX):
@@ -64,9 +82,7 @@ def crop(
     x, y = center_px[0] - box_size_px / 2 - left, center_px[1] - box_size_px / 2 - top
     box = (x, y, x + box_size_px, y + box_size_px)
     resized = Image.fromarray(canvas).resize((size, size), Image.Resampling.BILINEAR, box)
-    pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
-    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return ((pixels - mean) / std).contiguous()
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
 def box_of_keypoints(
@@ -125,26 +141,33 @@ class PersonCrops:
         center_px: Middle (x, y) of each person's box, pixels of the upright picture.
         box_size_px: Side of each box, pixels.
         size: Side of the crops, pixels.
+        margin: None gives crops of the boxes, normalised as a network wants them. A number gives raw crops for
+            `posecore.data.augment`: ``margin`` times as large as the box, in as many more pixels, uint8.
 
     Raises:
-        ValueError: If there are not as many pictures as boxes, or ``size`` is not positive.
+        ValueError: If there are not as many pictures as boxes, ``size`` is not positive or ``margin`` is below 1.
     """
 
     pictures: Sequence[Path]
     center_px: Float[Tensor, "rows 2"]
     box_size_px: Float[Tensor, " rows"]
     size: int = 224
+    margin: float | None = None
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"crops: their side must be at least 1 px, got {self.size}")
+        if self.margin is not None and not 1 <= self.margin < math.inf:
+            raise ValueError(f"crop_margin: must be at least 1, the box itself, got {self.margin}")
         if not len(self.pictures) == len(self.center_px) == len(self.box_size_px):
             raise ValueError(
                 f"pictures: {len(self.pictures)} for {len(self.center_px)} middles and {len(self.box_size_px)} sides "
                 "of boxes, expected one of each for every row"
             )
 
-    def __call__(self, rows: Sequence[int]) -> Float[Tensor, "crops 3 size size"]:
+    def __call__(
+        self, rows: Sequence[int]
+    ) -> Float[Tensor, "crops 3 size size"] | UInt8[Tensor, "crops 3 raw_size raw_size"]:
         """Crops of these rows, in their order; a picture that several of them share is read once.
 
         Raises:
@@ -154,16 +177,26 @@ class PersonCrops:
         places: dict[Path, list[int]] = {}
         for place, row in enumerate(rows):
             places.setdefault(self.pictures[row], []).append(place)
-        crops = torch.empty(len(rows), 3, self.size, self.size)
+        margin, cut, dtype = (1.0, crop, torch.float32) if self.margin is None else (self.margin, raw_crop, torch.uint8)
+        size = round(self.size * margin)
+        crops = torch.empty(len(rows), 3, size, size, dtype=dtype)
         for path, of_picture in places.items():
             picture = read_picture(path)
             for place in of_picture:
                 x, y = self.center_px[rows[place]].tolist()
                 try:
-                    crops[place] = crop(picture, (x, y), float(self.box_size_px[rows[place]]), self.size)
+                    crops[place] = cut(picture, (x, y), margin * float(self.box_size_px[rows[place]]), size)
                 except ValueError as error:
                     raise ValueError(f"{path}: row {rows[place]}: {error}") from error
         return crops
+
+
+def with_boxes(samples: PoseSample, crops: PersonCrops | None) -> PoseSample:
+    """The samples, with ``box`` where they have raw crops: middle (x, y) and side, pixels."""
+    if crops is None or crops.margin is None:
+        return samples
+    box = torch.cat((crops.center_px, crops.box_size_px[:, None]), dim=1).float()
+    return cast(PoseSample, {**samples, "box": box})
 
 
 class CroppedPeople(PoseTable):
@@ -175,9 +208,10 @@ class CroppedPeople(PoseTable):
         center_px: middle (x, y) of each person's box, pixels of the upright picture (EXIF orientation applied).
         box_size_px: side of each box, pixels; `box_of_keypoints` makes boxes.
         size: side of the crops, pixels.
+        margin: None gives crops as a network wants them, a number raw crops (`PersonCrops`); rows then have ``box``.
 
     Raises:
-        ValueError: if there are not as many pictures and boxes as rows, or ``size`` is not positive.
+        ValueError: if there are not as many pictures and boxes as rows, ``size`` is not positive or ``margin`` below 1.
     """
 
     def __init__(
@@ -187,7 +221,9 @@ class CroppedPeople(PoseTable):
         center_px: Float[Tensor, "rows 2"],
         box_size_px: Float[Tensor, " rows"],
         size: int = 224,
+        margin: float | None = None,
     ) -> None:
         if len(pictures) != len(table):
             raise ValueError(f"pictures: {len(pictures)} for a table of {len(table)} rows, expected one for every row")
-        super().__init__(table.joint_set, table.samples, PersonCrops(tuple(pictures), center_px, box_size_px, size))
+        crops = PersonCrops(tuple(pictures), center_px, box_size_px, size, margin)
+        super().__init__(table.joint_set, with_boxes(table.samples, crops), crops)

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from posecore.data.crops import PersonCrops, box_of_keypoints
+from posecore.data.crops import PersonCrops, box_of_keypoints, with_boxes
 from posecore.data.keypoint_dataset import KeypointDataset, KeypointInput, read_photo_size
 from posecore.data.keypoints import KeypointPeople, read_keypoints
 from posecore.data.sample import PoseSample
@@ -60,8 +60,8 @@ class FitDataset(KeypointDataset):
     """People of a keypoint file, grouped as a fit needs them. `FitInput` makes it.
 
     Keys: those of `KeypointDataset`, ``image_size`` always, ``view``; ``fps`` of a video; ``R_world_to_cam`` and
-    ``t_world_to_cam`` with calibrated cameras; ``image`` with ``crops``, read when rows are asked for. Joints that the
-    file's joint set does not have stay without a keypoint.
+    ``t_world_to_cam`` with calibrated cameras; ``image`` with ``crops``, read when rows are asked for, and ``box`` with
+    ``crop_margin``. Joints that the file's joint set does not have stay without a keypoint.
 
     Attributes:
         people: The rows' people, in the order of the rows.
@@ -79,6 +79,7 @@ class FitDataset(KeypointDataset):
         notes: Sequence[str] = (),
         views: CalibratedViews | None = None,
         crops: int | None = None,
+        crop_margin: float | None = None,
         **camera: Any,
     ) -> None:
         if views is not None:
@@ -96,7 +97,10 @@ class FitDataset(KeypointDataset):
         self.photos = tuple(photos)
         self.notes = tuple(notes)
         if crops is not None:
-            self.images = PersonCrops(self._shown(), *box_of_keypoints(people.keypoints, people.confidence), crops)
+            pictures = self._shown()
+            center_px, box_size_px = box_of_keypoints(people.keypoints, people.confidence)
+            images = PersonCrops(pictures, center_px, box_size_px, crops, crop_margin)
+            self.images, self.samples = images, with_boxes(samples, images)
 
     def _shown(self) -> list[Path]:
         """Each row's photograph."""
@@ -132,10 +136,12 @@ class FitInput(KeypointInput):
         min_frames: Tracks of a "video" with fewer frames that have a keypoint are left out; ScoreHMR's demo has 41.
         max_gap: A "video" track that is not seen for more frames than this is cut in two; None never cuts.
         crops: Side in pixels of crops of the photographs around people's keypoints, for features that look at them.
+        crop_margin: Makes them raw crops of ``crop_margin`` times the boxes for `posecore.data.augment`; rows then have
+            ``box`` too.
 
     Raises:
-        ValueError: If a number is out of range, or cameras are given for what is not "views" or with a focal length, or
-            crops without photographs.
+        ValueError: If a number is out of range, or cameras are given for what is not "views" or with a focal length,
+            crops without photographs, or a margin without crops.
     """
 
     group: Group = "people"
@@ -145,6 +151,7 @@ class FitInput(KeypointInput):
     min_frames: int = 1
     max_gap: int | None = None
     crops: int | None = None
+    crop_margin: float | None = None
 
     def __post_init__(self) -> None:
         if self.group not in get_args(Group):
@@ -163,6 +170,8 @@ class FitInput(KeypointInput):
             raise ValueError("cameras: hold focal lengths and centers; leave out the other camera arguments")
         if self.crops is not None and (self.crops < 1 or self.photo is None):
             raise ValueError(f"crops: must be at least 1 px and needs photo, got {self.crops} with photo {self.photo}")
+        if self.crop_margin is not None and (self.crops is None or not 1 <= self.crop_margin < math.inf):
+            raise ValueError(f"crop_margin: must be at least 1 and needs crops, got {self.crop_margin} of {self.crops}")
 
     def dataset(self, joint_set: str) -> FitDataset:
         """The rows in the method's joint set, in the order that the grouping asks for.
@@ -174,7 +183,9 @@ class FitInput(KeypointInput):
         """
         people = read_keypoints(self.keypoints, self.joint_set, self.image_size, self.select)
         people, notes = self._confident(people)
-        people, photos = self._with_photos(people)
+        photos: list[Path | None] = [None] * len(people)
+        if self.photo is not None:
+            people, photos[:] = with_photos(people, self.photo, self.keypoints)
         views = None if self.cameras is None else read_cameras(self.cameras)
         rows = _as_they_are(people)
         if self.group == "views":
@@ -197,6 +208,7 @@ class FitInput(KeypointInput):
             (*notes, *rows.notes),
             views,
             self.crops,
+            self.crop_margin,
             focal_length=self.focal_length,
             center=self.center,
             assumed_focal_length=self.assumed_focal_length,
@@ -217,35 +229,47 @@ class FitInput(KeypointInput):
         people = _arranged(people, _as_they_are(people, keep.nonzero()[:, 0].tolist()))
         return people, [f"{skipped} rows without a seen keypoint were left out"] if skipped else []
 
-    def _with_photos(self, people: KeypointPeople) -> tuple[KeypointPeople, list[Path | None]]:
-        """Each row's photograph, whose sizes must be those of the file where it has any."""
-        if self.photo is None:
-            return people, [None] * len(people)
-        if self.photo.is_dir():
-            photos = [self._in_folder(self.photo, name) for name in people.image_names]
-        elif len(names := sorted({*people.image_names} - {""})) > 1:
-            raise ValueError(
-                f"photo: {self.photo} is one picture, but {self.keypoints} speaks of {len(names)}, {names[0]!r} and "
-                f"{names[1]!r} among them: give their folder"
-            )
-        else:
-            photos = [self.photo] * len(people)
-            people = replace(people, image_names=tuple(name or self.photo.name for name in people.image_names))
-        size_of = {photo: read_photo_size(photo) for photo in dict.fromkeys(photos)}
-        sizes = people.keypoints.new_tensor([size_of[photo] for photo in photos])
-        return _with_sizes(people, sizes, self.photo), list(photos)
 
-    def _in_folder(self, folder: Path, name: str) -> Path:
-        if not name:
-            raise ValueError(
-                f"photo: {self.keypoints} does not name the pictures of all people, so they cannot be found in {folder}"
-            )
-        relative = Path(name)
-        if not relative.is_absolute() and ".." not in relative.parts:
+def with_photos(people: KeypointPeople, photo: Path, source: Path) -> tuple[KeypointPeople, list[Path]]:
+    """Each row's photograph, whose sizes must be those of the people where they have any.
+
+    Args:
+        people: The rows.
+        photo: One photograph, or a folder of those that the rows name, with or without .jpg or .png.
+        source: What the people were read from, for messages.
+
+    Raises:
+        FileNotFoundError: If there is no such photograph.
+        ValueError: If it is not an image, is of another size, or it is not clear which photograph a row is in.
+    """
+    if photo.is_dir():
+        photos = [_in_folder(photo, name, source) for name in people.image_names]
+    elif len(names := sorted({*people.image_names} - {""})) > 1:
+        raise ValueError(
+            f"photo: {photo} is one picture, but {source} speaks of {len(names)}, {names[0]!r} and "
+            f"{names[1]!r} among them: give their folder"
+        )
+    else:
+        photos = [photo] * len(people)
+        people = replace(people, image_names=tuple(name or photo.name for name in people.image_names))
+    size_of = {path: read_photo_size(path) for path in dict.fromkeys(photos)}
+    sizes = people.keypoints.new_tensor([size_of[path] for path in photos])
+    return _with_sizes(people, sizes, photo), photos
+
+
+def _in_folder(folder: Path, name: str, source: Path) -> Path:
+    if not name:
+        raise ValueError(
+            f"photo: {source} does not name the pictures of all people, so they cannot be found in {folder}"
+        )
+    relative = Path(name)
+    if not relative.is_absolute() and ".." not in relative.parts:
+        # Files of results have COCO's numbers, its pictures twelve digits.
+        for stem in (name, name.zfill(12)) if name.isdecimal() else (name,):
             for suffix in _PHOTO_SUFFIXES:
-                if (photo := folder / f"{name}{suffix}").is_file():
+                if (photo := folder / f"{stem}{suffix}").is_file():
                     return photo
-        raise FileNotFoundError(f"photo: there is no picture {name!r} (nor with .jpg or .png) in the folder {folder}")
+    raise FileNotFoundError(f"photo: there is no picture {name!r} (nor with .jpg or .png) in the folder {folder}")
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,8 @@ def _mapped(
 ) -> tuple[Float[Tensor, "people joints 2"], Float[Tensor, "people joints"]]:
     mapping = joint_map(people.joint_set, target, copies_only)
     confidence = mapping.apply_confidence(people.confidence)
-    if not bool((confidence > 0).any()):
+    # People who were found as boxes have no keypoint at all.
+    if bool((people.confidence > 0).any()) and not bool((confidence > 0).any()):
         raise ValueError(f"no joint seen in {people.joint_set.name} keypoints gives a joint of {target.name}")
     return torch.where(confidence[..., None] > 0, mapping.apply(people.keypoints), 0.0), confidence
 

@@ -39,7 +39,13 @@ class PoseSample(TypedDict, total=False):
     ``start_betas``        (10,)
     ``start_transl``       (3,)
     ``features``           (F,)          image features that a network computed earlier
-    ``image``              (3, H, W)     crop around the person, normalised as the backbone wants it
+    ``image``              (3, H, W)     crop around the person, normalised as the backbone wants it; uint8: a raw crop
+                                         with a margin, which `posecore.data.augment` turns into one
+    ``box``                (3,)          middle (x, y) and side of the person's square box, pixels of the picture that
+                                         ``K`` sees
+    ``smpl24_visible``     (24,)         which of ``joints_smpl24_cam`` the picture shows (bool): not cut off, not
+                                         hidden by an occluder or by the body itself
+    ``gender``             str           of the true body: "male", "female" or "neutral"; list of str when batched
     ``subject``            str           list of str when batched
     ``clip``               str           list of str when batched
     ``action``             str           list of str when batched
@@ -73,6 +79,9 @@ class PoseSample(TypedDict, total=False):
     start_transl: Tensor
     features: Tensor
     image: Tensor
+    box: Tensor
+    smpl24_visible: Tensor
+    gender: str | list[str]
     subject: str | list[str]
     clip: str | list[str]
     action: str | list[str]

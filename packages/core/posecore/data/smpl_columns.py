@@ -17,6 +17,7 @@ from posecore.data.benchmark_files import check_shape, get_key
 from posecore.safe_pickle import load_npz, load_pickle
 
 _PARTS = (("body", 25), ("extra", 19))  # The joints of joints44: OpenPose's, then others; the files hold them apart.
+_SMALLEST_BOX = 8  # Pixels; in units of 200 px a box would have to be 1600 px wide to be taken for one in pixels.
 _FEATURE_KEYS = ("pose_feats", "features")
 _GENDERS: dict[str, Gender] = {
     **dict.fromkeys(("m", "male", "0"), "male"),
@@ -96,31 +97,50 @@ def keypoints(
         ValueError: if a shape is wrong or a known joint is not finite.
     """
     width = {"2d": 3, "3d": 4}[kind]
-    parts = []
-    for part, joints in _PARTS:
-        key, shape = f"{part}_keypoints_{kind}", (rows, joints, width)
-        values = np.asarray(columns.get(key, np.zeros(shape)))
-        if values.shape == shape:  # What stands in place of an unknown joint does not matter, even if it is NaN.
-            values = np.where(values[..., -1:] == 0, 0, values)
-        parts.append(check_shape(key, values, shape, path))
+    parts = [joint_column(columns, f"{part}_keypoints_{kind}", (rows, joints, width), path) for part, joints in _PARTS]
     joined = np.concatenate(parts, axis=1)
     return joined[..., :-1], joined[..., -1].clip(0, 1)
 
 
-def box_sides(scale: Any, rows: int, path: Path) -> Float[np.ndarray, " rows"]:
-    """Sides of square crops, pixels, from the column ``scale``: (N,), or (N, 2), where the longer side counts.
-
-    The release's loader of single pictures divides ``scale`` by 200 and multiplies by 200 again, that of groups takes
-    it as it is: in both layouts it is in pixels.
+def joint_column(
+    columns: dict[str, Any], key: str, shape: tuple[int, int, int], path: Path
+) -> Float[np.ndarray, "rows joints width"]:
+    """A column of joints whose last number is a confidence; 0 where that is 0, or where there is no such column.
 
     Raises:
-        ValueError: if it has another shape or a side is not above 0.
+        ValueError: if the shape is wrong or a known joint is not finite.
+    """
+    values = np.asarray(columns.get(key, np.zeros(shape)))
+    if values.shape == shape:  # What stands in place of an unknown joint does not matter, even if it is NaN.
+        values = np.where(values[..., -1:] == 0, 0, values)
+    return check_shape(key, values, shape, path)
+
+
+def box_sides(scale: Any, rows: int, path: Path, pixels_per_scale: float = 1.0) -> Float[np.ndarray, " rows"]:
+    """Sides of square crops, pixels, from the column ``scale``: (N,), or (N, 2), where the longer side counts.
+
+    The loaders of ScoreHMR, ProHMR and 4D-Humans for single pictures divide ``scale`` by 200 and multiply by 200 again,
+    ScoreHMR's for groups takes it as it is: in these layouts it is in pixels. SPIN's files hold the side by 200 px.
+
+    Args:
+        scale: the column.
+        rows: number of rows.
+        path: named in errors.
+        pixels_per_scale: pixels that a ``scale`` of 1 stands for: 1, or 200 as in SPIN's files.
+
+    Raises:
+        ValueError: if it has another shape, a side is not above 0, or most sides are less than 8 px.
     """
     is_flat = np.ndim(scale) == 1
     sides = check_shape("scale", scale, (rows,) if is_flat else (rows, 2), path)
-    longest: np.ndarray = sides if is_flat else sides.max(axis=1)
+    longest: np.ndarray = pixels_per_scale * (sides if is_flat else sides.max(axis=1))
     if rows and longest.min() <= 0:
         raise ValueError(f"{path}: scale has a side of {longest.min():g}, expected sides above 0 px")
+    if rows and np.median(longest) < _SMALLEST_BOX:
+        raise ValueError(
+            f"{path}: half of the boxes of scale are at most {np.median(longest):.3g} px wide, too small for people: "
+            "is it in units of 200 px, which pixels_per_scale=200 of SMPLNpz reads?"
+        )
     return longest
 
 

@@ -7,6 +7,7 @@ import torch
 from posecore.body.skeletons import JOINTS_44
 from posecore.data.base import PoseTable
 from posecore.data.benchmark_files import check_choice, find_path
+from posecore.data.crops import with_boxes
 from posecore.data.smpl_columns import read_groups
 from posecore.data.smpl_npz import (
     HOW_TO_OBTAIN,
@@ -62,6 +63,7 @@ class SMPLGroups(PoseTable):
         truth: where ``joints_cam`` comes from: "keypoints" or "smpl".
         body_models: folder with SMPL's files for ``truth="smpl"``; None takes the open body.
         crops: side in pixels of crops, ``image`` of the rows (`SMPLNpz`).
+        crop_margin: makes them raw crops of ``crop_margin`` times the boxes; rows then have ``box`` too.
 
     Raises:
         FileNotFoundError: if a file or picture is not there.
@@ -82,6 +84,7 @@ class SMPLGroups(PoseTable):
         truth: str = "keypoints",
         body_models: Path | None = None,
         crops: int | None = None,
+        crop_margin: float | None = None,
     ) -> None:
         check_choice("kind", [kind], KINDS)
         check_choice("truth", [truth], TRUTHS)
@@ -91,10 +94,10 @@ class SMPLGroups(PoseTable):
             raise ValueError(f"{path}: its {len(counts)} groups have no row")
         source = RowSource(with_keypoints, image_root, image_size, use_hips, truth, body_models)
         samples = released_rows(columns, path, source, cache_path(root, features), cache_path(root, start))
-        images = picture_crops(samples, released_boxes(columns, path), image_root, crops)
+        images = picture_crops(samples, released_boxes(columns, path), image_root, crops, crop_margin)
         within = torch.cat([torch.arange(count) for count in counts])
         samples["clip"] = [f"{number:04d}" for number, count in enumerate(counts) for _ in range(count)]
         samples["frame"], samples["view"] = (
             (within, torch.zeros_like(within)) if kind == "video" else (torch.zeros_like(within), within)
         )
-        super().__init__(JOINTS_44, samples, images)
+        super().__init__(JOINTS_44, with_boxes(samples, images), images)

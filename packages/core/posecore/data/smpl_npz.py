@@ -16,7 +16,7 @@ from posecore.body.named_joints import NamedJoints
 from posecore.body.skeletons import JOINTS_44, SMPL_24
 from posecore.data.base import PoseTable
 from posecore.data.benchmark_files import check_choice, check_shape, find_path, get_key
-from posecore.data.crops import PersonCrops
+from posecore.data.crops import PersonCrops, with_boxes
 from posecore.data.sample import PoseSample, concatenate, take
 from posecore.data.smpl_columns import (
     box_sides,
@@ -33,6 +33,8 @@ from posecore.geometry.rotation import axis_angle_to_rotmat
 from posecore.safe_pickle import load_npz
 
 TRUTHS = ("keypoints", "smpl")
+SCALE_UNITS = (1.0, 200.0)
+"""Pixels that a ``scale`` of 1 stands for: of ScoreHMR, ProHMR and 4D-Humans, and of SPIN."""
 HOW_TO_OBTAIN = (
     "The README of ScoreHMR's release (GitHub: statho/ScoreHMR) says where its annotation files and caches are; the "
     "data sets' licences apply to them. A file of your own in the layout that SMPLNpz describes will do as well"
@@ -52,6 +54,7 @@ class RowSource:
     use_hips: bool = True
     truth: str = "keypoints"
     body_models: Path | None = None
+    pixels_per_scale: float = 1.0
 
 
 class SMPLNpz(PoseTable):
@@ -75,7 +78,7 @@ class SMPLNpz(PoseTable):
     =========================  ===========  ============================================================================
     ``imgname``                (N,)         path of the picture below ``image_root``
     ``center``                 (N, 2)       middle of the person's box, pixels
-    ``scale``                  (N,), (N,2)  side of the box (width and height), pixels, padding included
+    ``scale``                  (N,), (N,2)  side of the box (width and height), padding included; ``pixels_per_scale``
     ``body_pose``              (N, 72)      axis-angle of SMPL's 24 rotations, root first
     ``betas``                  (N, 10)      standard deviations
     ``has_body_pose``          (N,)         0 where the pose is not known; so ``has_betas``
@@ -97,16 +100,21 @@ class SMPLNpz(PoseTable):
             channel by channel to 3072, or ``features`` (N, F) of another network.
         start: caches of predictions, one for each file (`read_start_estimates`).
         with_keypoints: whether rows have 2D keypoints and a camera, for which the pictures' sizes must be known.
-        image_root: folder of the pictures; their sizes are read from them where the file has none.
-        image_size: width and height of all pictures, pixels, where neither the file nor ``image_root`` tells.
+        image_root: folder of the pictures; their sizes are read from them where nothing else tells.
+        image_size: width and height of all pictures, pixels, where the file has none; spares reading the pictures'.
         require_pose: leaves out the rows without a pose, as training does.
         use_hips: False sets the confidence of hips and pelvis to 0, 2D joints 8, 9, 12, 27, 28 and 39.
         truth: where ``joints_cam`` comes from: "keypoints" of the file, or "smpl", which also gives
-            ``joints_smpl24_cam``.
+            ``joints_smpl24_cam`` and ``gender``, that of the body.
         body_models: folder with SMPL's files for ``truth="smpl"``: the neutral one, and the gendered ones where a file
             has ``gender``. None takes the open body for everybody.
         crops: side in pixels of crops of the files' boxes, which rows then have as ``image``: 224 for PARE and ProHMR,
             256 for HMR2. They are read from ``image_root`` when rows are asked for.
+        crop_margin: makes them raw crops of ``crop_margin`` times the boxes for `posecore.data.augment`; rows then have
+            ``box`` too.
+        pixels_per_scale: pixels that a ``scale`` of 1 stands for: 1 in the files of ScoreHMR and ProHMR and in
+            4D-Humans' for evaluation, whose loaders divide by 200 and multiply by 200 again; 200 in files whose
+            ``scale`` was kept as SPIN has it.
 
     Raises:
         FileNotFoundError: if a file or picture is not there.
@@ -130,15 +138,18 @@ class SMPLNpz(PoseTable):
         truth: str = "keypoints",
         body_models: Path | None = None,
         crops: int | None = None,
+        crop_margin: float | None = None,
+        pixels_per_scale: float = 1.0,
     ) -> None:
         check_choice("truth", [truth], TRUTHS)
+        check_choice("pixels_per_scale", [pixels_per_scale], SCALE_UNITS)
         if not files:
             raise ValueError("files: expected at least one name")
         caches = {"features": features, "start": start}
         for key, of in caches.items():
             if of and len(of) != len(files):
                 raise ValueError(f"{key}: {len(of)} caches for {len(files)} files, expected one for each file")
-        source = RowSource(with_keypoints, image_root, image_size, use_hips, truth, body_models)
+        source = RowSource(with_keypoints, image_root, image_size, use_hips, truth, body_models, pixels_per_scale)
         tables, boxes = [], []
         for number, name in enumerate(files):
             path = find_path(Path(root), (), name, HOW_TO_OBTAIN)
@@ -148,11 +159,12 @@ class SMPLNpz(PoseTable):
             table = released_rows(columns, path, source, **of_file, keep=keep)
             if len(table["clip"]):
                 tables.append(table)
-                boxes.append(released_boxes(columns, path, keep))
+                boxes.append(released_boxes(columns, path, keep, pixels_per_scale))
         if not tables:
             raise ValueError(f"files: {', '.join(files)} have no row{' with a pose' if require_pose else ''}")
         samples = tables[0] if len(tables) == 1 else concatenate(tables)
-        super().__init__(JOINTS_44, samples, picture_crops(samples, torch.cat(boxes), image_root, crops))
+        images = picture_crops(samples, torch.cat(boxes), image_root, crops, crop_margin)
+        super().__init__(JOINTS_44, with_boxes(samples, images), images)
 
 
 def cache_path(root: Path, name: str | None) -> Path | None:
@@ -188,7 +200,7 @@ def released_rows(
     """
     names = texts(columns, "imgname", path)
     rows = len(names)
-    box = released_boxes(columns, path)
+    box = released_boxes(columns, path, pixels_per_scale=source.pixels_per_scale)
     has_pose, has_betas = flags(columns, "body_pose", rows, path), flags(columns, "betas", rows, path)
     pose = torch.from_numpy(known_rows(columns, "body_pose", has_pose, 72, path)).float()
     rotmat = axis_angle_to_rotmat(pose.unflatten(-1, (24, 3)))
@@ -227,37 +239,47 @@ def released_rows(
     return cast(PoseSample, table)
 
 
-def released_boxes(columns: dict[str, Any], path: Path, keep: np.ndarray | None = None) -> Float[Tensor, "rows 3"]:
+def released_boxes(
+    columns: dict[str, Any], path: Path, keep: np.ndarray | None = None, pixels_per_scale: float = 1.0
+) -> Float[Tensor, "rows 3"]:
     """Middle (x, y) and side of each person's square box, pixels.
 
     Args:
         columns: the table.
         path: its file, named in errors.
         keep: which rows to keep (bool); None keeps all.
+        pixels_per_scale: pixels that a ``scale`` of 1 stands for.
 
     Raises:
         ValueError: if boxes are missing or broken.
     """
     rows = len(texts(columns, "imgname", path))
     center = check_shape("center", get_key(columns, "center", path), (rows, 2), path)
-    boxes = np.column_stack((center, box_sides(get_key(columns, "scale", path), rows, path)))
+    boxes = np.column_stack((center, box_sides(get_key(columns, "scale", path), rows, path, pixels_per_scale)))
     return torch.from_numpy(boxes if keep is None else boxes[keep])
 
 
 def picture_crops(
-    samples: PoseSample, boxes: Float[Tensor, "rows 3"], image_root: Path | None, size: int | None
+    samples: PoseSample,
+    boxes: Float[Tensor, "rows 3"],
+    image_root: Path | None,
+    size: int | None,
+    margin: float | None = None,
 ) -> PersonCrops | None:
     """What reads the crops of rows whose ``clip`` is the picture's name; None where there is no size.
 
     Raises:
-        ValueError: if the folder of the pictures is missing, or ``size`` is not positive.
+        ValueError: if the folder of the pictures is missing, ``size`` is not positive, or ``margin`` is below 1 or
+            without a size.
     """
     if size is None:
+        if margin is not None:
+            raise ValueError(f"crop_margin: {margin} needs crops, the side of what it enlarges")
         return None
     if image_root is None:
         raise ValueError("crops: need image_root, the folder of the pictures")
     pictures = tuple(Path(image_root) / name for name in samples["clip"])
-    return PersonCrops(pictures, boxes[:, :2], boxes[:, 2], size)
+    return PersonCrops(pictures, boxes[:, :2], boxes[:, 2], size, margin)
 
 
 def _keypoint_rows(columns: dict[str, Any], rows: int, use_hips: bool, path: Path) -> dict[str, Tensor]:
@@ -276,11 +298,11 @@ def _image_sizes(
     key = next((key for key in ("image_size", "img_size") if key in columns), None)
     if key is not None:
         sizes = check_shape(key, columns[key], (rows, 2), path)
+    elif source.image_size is not None:
+        key, sizes = "image_size", np.tile(source.image_size, (rows, 1))
     elif source.image_root is not None:
         pictures, which = np.unique(np.array(names, dtype=str), return_inverse=True)
         sizes = np.array([_size_of(Path(source.image_root) / name) for name in pictures]).reshape(-1, 2)[which]
-    elif source.image_size is not None:
-        key, sizes = "image_size", np.tile(source.image_size, (rows, 1))
     else:
         raise ValueError(
             f"{path}: has no image_size, which the camera and 2D keypoints need: give image_root, the folder of the "
@@ -304,8 +326,8 @@ def _size_of(picture: Path) -> tuple[int, int]:
         raise ValueError(f"image_root: {picture} is no picture that can be read") from None
 
 
-def _smpl_truth(table: PoseSample, genders: np.ndarray, body_models: Path | None) -> dict[str, Tensor]:
-    """Joints of each person's own body, at SMPL's origin; 0 where pose or shape is not known."""
+def _smpl_truth(table: PoseSample, genders: np.ndarray, body_models: Path | None) -> dict[str, Any]:
+    """Joints of each person's own body, at SMPL's origin, and its gender; 0 where pose or shape is not known."""
     has_smpl = table["has_pose"] & table["has_betas"]
     out = {"joints_cam": torch.zeros(len(has_smpl), 44, 3), "joints_smpl24_cam": torch.zeros(len(has_smpl), 24, 3)}
     of_body = np.full(len(genders), "neutral") if body_models is None else genders
@@ -316,4 +338,4 @@ def _smpl_truth(table: PoseSample, genders: np.ndarray, body_models: Path | None
             layer = NamedJoints(joint_set, model)
             for part in rows.split(_POSES_AT_ONCE):
                 out[key][part] = layer(table["betas"][part], table["body_pose"][part], table["global_orient"][part])
-    return {**out, "joints_known": has_smpl[:, None].expand(-1, 44).clone()}
+    return {**out, "joints_known": has_smpl[:, None].expand(-1, 44).clone(), "gender": of_body.tolist()}

@@ -1,6 +1,8 @@
 """What a user takes away: files of predictions, written whole or not at all."""
 
+from posecore.export.amass import write_amass
 from posecore.export.files import OutputFolder, atomic_write, write_bytes, write_text
+from posecore.export.meshes import write_obj
 from posecore.export.predictions import (
     PosePredictions,
     read_predictions,
@@ -10,7 +12,6 @@ from posecore.export.predictions import (
 from posecore.export.smpl_predictions import (
     SMPLPredictions,
     read_smpl_predictions,
-    write_amass,
     write_smpl_json,
     write_smpl_npz,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "read_smpl_predictions",
     "write_amass",
     "write_bytes",
+    "write_obj",
     "write_predictions_json",
     "write_predictions_npz",
     "write_smpl_json",

@@ -1,4 +1,4 @@
-"""Fitted SMPL bodies as files: JSON to read anywhere, npz with everything and back, AMASS npz for other programs.
+"""SMPL bodies as files: JSON to read anywhere, npz with everything and back.
 
 The JSON (format ``humandiff-smpl/1``)::
 
@@ -15,19 +15,23 @@ The JSON (format ``humandiff-smpl/1``)::
         "keypoints_2d": {"op_nose": [x, y, confidence], ...}
       }]
     }
+
+Where a method gives several hypotheses, a person also has ``"hypotheses": [{"pose": [...]}, ...]`` and ``"best"``, the
+number of the pick, whose pose is that of the person; betas and translation are the same for all. ``"pick"`` at the top
+says how it was chosen.
 """
 
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from posecore.body.skeletons import SMPL_24, JointSet, get_joint_set
@@ -37,13 +41,14 @@ from posecore.geometry.rotation import rotmat_to_axis_angle
 FORMAT = "humandiff-smpl/1"
 UNIT = "metre"
 FRAME = "camera: x right, y down, z forward"
-AMASS_FRAME = "x right, y forward, z up; the camera at the origin, taken as level"
 
 _DECIMALS = 6  # as the JSON of joints: micrometres and microradians
-_CAM_TO_Z_UP = ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, -1.0, 0.0))
 _PARAMETERS = ("global_orient", "body_pose", "betas", "transl")
 _ARRAYS = (*_PARAMETERS, "joints", "keypoints_2d_px", "confidence", "reprojection_error_px", "K", "image_size")
-_OPTIONAL_ARRAYS = (*(f"start_{name}" for name in _PARAMETERS), "start_reprojection_error_px")
+_START = tuple(f"start_{name}" for name in _PARAMETERS)
+_HYPOTHESES = ("hypotheses_global_orient", "hypotheses_body_pose", "best")
+_OPTIONAL_ARRAYS = (*_START, "start_reprojection_error_px", *_HYPOTHESES)
+_SAME_POSE = 1e-3  # largest difference of rotation matrices that rounding leaves
 _TEXTS = ("method", "body", "camera_statement")
 _LABELS = ("ids", "frames", "views", "image_names")
 
@@ -78,11 +83,16 @@ class SMPLPredictions:
         start_betas: See ``start_global_orient``.
         start_transl: See ``start_global_orient``.
         start_reprojection_error_px: Its error, as ``reprojection_error_px``.
+        hypotheses_global_orient: As ``global_orient``, of every hypothesis, where a method gives several; they share
+            betas and translation.
+        hypotheses_body_pose: As ``body_pose``, of every hypothesis.
+        best: Number of the hypothesis whose pose is the row's own.
+        pick: In words, how it was chosen; no truth is used.
         settings: What else a reader needs in order to repeat the run (JSON values).
 
     Raises:
         ValueError: If the number of keypoints or labels is wrong, a number that must be finite is not, ``fps`` is not
-            positive, or the start is there in part only.
+            positive, the start or the hypotheses are there in part only, or ``best`` is not the hypothesis of the row.
     """
 
     method: str
@@ -110,6 +120,10 @@ class SMPLPredictions:
     start_betas: Float[Tensor, "people 10"] | None = None
     start_transl: Float[Tensor, "people 3"] | None = None
     start_reprojection_error_px: Float[Tensor, " people"] | None = None
+    hypotheses_global_orient: Float[Tensor, "people hypotheses 3 3"] | None = None
+    hypotheses_body_pose: Float[Tensor, "people hypotheses 23 3 3"] | None = None
+    best: Int[Tensor, " people"] | None = None
+    pick: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -121,16 +135,33 @@ class SMPLPredictions:
         for name in _LABELS:
             if len(getattr(self, name)) != people:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries for {people} people")
-        start = tuple(f"start_{name}" for name in _PARAMETERS)
-        missing = [name for name in start if getattr(self, name) is None]
-        if 0 < len(missing) < len(start):
-            raise ValueError(f"the start lacks {', '.join(missing)}; give all of {', '.join(start)} or none")
-        for name in (*_PARAMETERS, *start, "joints", "keypoints_2d_px", "confidence", "K", "image_size"):
+        for what, names in (("start lacks", _START), ("hypotheses lack", _HYPOTHESES)):
+            missing = [name for name in names if getattr(self, name) is None]
+            if 0 < len(missing) < len(names):
+                raise ValueError(f"the {what} {', '.join(missing)}; give all of {', '.join(names)} or none")
+        finite = (*_PARAMETERS, *_START, *_HYPOTHESES, "joints", "keypoints_2d_px", "confidence", "K", "image_size")
+        for name in finite:
             value = getattr(self, name)
             if value is not None and not bool(torch.isfinite(value).all()):
                 raise ValueError(f"{name} holds NaN or infinity; predictions must be finite")
         if self.fps is not None and not self.fps > 0:
             raise ValueError(f"fps is {self.fps}; it must be above 0, or None where there is no video")
+        self._check_best()
+
+    def _check_best(self) -> None:
+        """The pick is one of the hypotheses, and the row's own pose."""
+        if self.best is None or self.hypotheses_global_orient is None or self.hypotheses_body_pose is None:
+            return
+        count = self.hypotheses_body_pose.shape[1]
+        if not bool(((self.best >= 0) & (self.best < count)).all()):
+            raise ValueError(f"best is {self.best.tolist()}; valid are 0 to {count - 1}")
+        row = torch.arange(len(self))
+        for mine, theirs in (
+            (self.global_orient, self.hypotheses_global_orient[row, self.best]),
+            (self.body_pose, self.hypotheses_body_pose[row, self.best]),
+        ):
+            if not torch.allclose(mine, theirs, rtol=0, atol=_SAME_POSE):
+                raise ValueError("best: the hypothesis of that number has another pose than the row itself")
 
     def take(self, rows: Sequence[int]) -> "SMPLPredictions":
         """These rows only."""
@@ -150,6 +181,13 @@ class SMPLPredictions:
     def pose_axis_angle(self) -> Float[Tensor, "people 24 3"]:
         """All 24 rotations, root first, radians."""
         return _axis_angle(self.global_orient, self.body_pose)
+
+    @property
+    def hypotheses_axis_angle(self) -> Float[Tensor, "people hypotheses 24 3"] | None:
+        """The same of every hypothesis, where there are several."""
+        if self.hypotheses_global_orient is None or self.hypotheses_body_pose is None:
+            return None
+        return _axis_angle(self.hypotheses_global_orient, self.hypotheses_body_pose)
 
     @property
     def start_pose_axis_angle(self) -> Float[Tensor, "people 24 3"] | None:
@@ -183,6 +221,10 @@ def write_smpl_json(path: Path | str, predictions: SMPLPredictions) -> None:
             "transl": _rounded(predictions.start_transl),
             "reprojection_error_px": _rounded_or_null(unknown if error is None else error),
         }
+    extra: dict[str, list[Any]] = {}
+    if (poses := predictions.hypotheses_axis_angle) is not None and predictions.best is not None:
+        extra["hypotheses"] = [[{"pose": pose} for pose in row] for row in _rounded(poses)]
+        extra["best"] = predictions.best.tolist()
     joints, intrinsics, sizes = (
         _rounded(values) for values in (predictions.joints, predictions.K, predictions.image_size)
     )
@@ -203,6 +245,7 @@ def write_smpl_json(path: Path | str, predictions: SMPLPredictions) -> None:
             "joints": dict(zip(names, joints[row], strict=True)),
             "start": {name: values[row] for name, values in start.items()} or None,
             "keypoints_2d": dict(zip(keypoint_names, keypoints[row], strict=True)),
+            **{name: values[row] for name, values in extra.items()},
         }
         for row in range(len(predictions))
     ]
@@ -217,6 +260,7 @@ def write_smpl_json(path: Path | str, predictions: SMPLPredictions) -> None:
         "parents": list(SMPL_24.parents),
         "keypoint_set": predictions.joint_set.name,
         "fps": predictions.fps,
+        **({"pick": predictions.pick} if extra else {}),
         "settings": predictions.settings,
         "people": people,
     }
@@ -246,6 +290,8 @@ def write_smpl_npz(path: Path | str, predictions: SMPLPredictions) -> None:
         "keypoint_names": np.array(predictions.joint_set.joint_names),
         "fps": np.array(np.nan if predictions.fps is None else predictions.fps),
     }
+    if predictions.best is not None:
+        arrays["pick"] = np.array(predictions.pick)
     try:
         arrays["settings"] = np.array(json.dumps(predictions.settings, allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -277,6 +323,7 @@ def read_smpl_predictions(path: Path | str) -> SMPLPredictions:
                 joint_set=get_joint_set(str(content["joint_set"])),
                 camera_assumed=bool(content["camera_assumed"]),
                 fps=None if np.isnan(fps) else fps,
+                pick=str(content["pick"]) if "pick" in content else "",
                 settings=json.loads(str(content["settings"])),
                 **columns,
             )
@@ -284,71 +331,10 @@ def read_smpl_predictions(path: Path | str) -> SMPLPredictions:
         raise ValueError(f"{path}: not a prediction file of format {FORMAT} (.npz): {error}") from error
 
 
-def write_amass(
-    path: Path | str,
-    predictions: SMPLPredictions,
-    person_id: str,
-    rest_pelvis: Callable[[Float[Tensor, "people 10"]], Float[Tensor, "people 3"]],
-) -> None:
-    """Writes one person's motion as AMASS does: ``poses betas trans gender mocap_frame_rate mocap_framerate``.
-
-    AMASS's world has z up. The camera frame is turned into it (x right, y forward, z up) as if the camera stood level;
-    where it does not, the whole motion is tilted by as much. SMPL turns about its pelvis, so the translation is not
-    just turned: R (pelvis + transl) = pelvis + trans. An AMASS file has one shape: the mean of ``betas`` over the
-    frames, under which the pelvis keeps its path. ``humandiff_body``, ``humandiff_frame``, ``humandiff_frames`` and
-    ``humandiff_betas`` say which body, which axes, which frames of the input, and that the shape is a mean.
-
-    Args:
-        path: The file, ``.npz``.
-        predictions: People; frames of a video.
-        person_id: Whose motion.
-        rest_pelvis: Pelvis of the unposed body (metres) for betas, as ``SMPLLayer.rest_joints(betas)[:, 0]``.
-
-    Raises:
-        OSError: If the file cannot be written.
-        ValueError: If there is no such person, ``fps`` is unknown, or the person's frames do not follow one another.
-    """
-    rows = [row for row, name in enumerate(predictions.ids) if name == person_id]
-    if not rows:
-        raise ValueError(f"person_id: {person_id!r} is none of {', '.join(dict.fromkeys(predictions.ids))}")
-    if predictions.fps is None:
-        raise ValueError("fps: is unknown, and an AMASS file needs the frame rate")
-    rows.sort(key=lambda row: predictions.frames[row])
-    frames = np.array([predictions.frames[row] for row in rows])
-    if (np.diff(frames) != 1).any():
-        raise ValueError(
-            f"person_id: {person_id!r} has the frames {frames.tolist()[:10]}; an AMASS file needs each from first to "
-            "last once"
-        )
-    betas, transl = predictions.betas[rows].double(), predictions.transl[rows].double()
-    mean_betas = betas.mean(dim=0, keepdim=True)
-    turn = transl.new_tensor(_CAM_TO_Z_UP)
-    trans = (rest_pelvis(betas) + transl) @ turn.T - rest_pelvis(mean_betas)
-    poses = _axis_angle(turn @ predictions.global_orient[rows].double(), predictions.body_pose[rows].double())
-    arrays: dict[str, Any] = {
-        "poses": _float32(poses.flatten(1)),
-        "trans": _float32(trans),
-        "betas": _float32(mean_betas[0]),
-        "gender": np.array("neutral"),
-        "mocap_frame_rate": np.array(predictions.fps),
-        "mocap_framerate": np.array(predictions.fps),
-        "humandiff_body": np.array(predictions.body),
-        "humandiff_frame": np.array(AMASS_FRAME),
-        "humandiff_frames": frames,
-        "humandiff_betas": np.array("mean over the frames"),
-    }
-    with atomic_write(path) as file:
-        np.savez_compressed(file, **arrays)
-
-
 def _axis_angle(
-    global_orient: Float[Tensor, "people 3 3"], body_pose: Float[Tensor, "people 23 3 3"]
-) -> Float[Tensor, "people 24 3"]:
-    return rotmat_to_axis_angle(torch.cat((global_orient[:, None], body_pose), dim=1))
-
-
-def _float32(tensor: Tensor) -> Float[np.ndarray, "..."]:
-    return tensor.detach().cpu().float().numpy()
+    global_orient: Float[Tensor, "*people 3 3"], body_pose: Float[Tensor, "*people 23 3 3"]
+) -> Float[Tensor, "*people 24 3"]:
+    return rotmat_to_axis_angle(torch.cat((global_orient.unsqueeze(-3), body_pose), dim=-3))
 
 
 def _rounded(tensor: Tensor | None) -> Any:

@@ -314,14 +314,13 @@ def hypothesis_spread(
     return variance.sqrt() * MM_PER_M
 
 
-def calibration(
+def joint_coverage(
     pred: Float[Tensor, "*batch hypotheses joints 3"],
     target: Float[Tensor, "*batch joints 3"],
     levels: Sequence[float] = CALIBRATION_LEVELS,
     root: tuple[int, ...] | None = (0,),
-    mask: Bool[Tensor, "*batch joints"] | None = None,
-) -> Float[Tensor, "*batch {len(levels)}"]:
-    """How often the truth lies within the spread of the hypotheses, at several levels.
+) -> Float[Tensor, "*batch joints {len(levels)}"]:
+    """Whether the truth of each joint lies within the spread of the hypotheses: 1 or 0 at each of several levels.
 
     For each joint the S hypotheses and the truth are ranked by their distance to the mean of all S + 1. The truth is
     covered at level q if its rank, counted from 1, is at most q (S + 1). Where the truth looks like one more
@@ -332,13 +331,11 @@ def calibration(
         pred: Hypotheses, m.
         target: Truth, m.
         levels: Nominal coverages q in (0, 1].
-        root: Joints whose mean is subtracted first. A single root joint is the origin in all poses, says nothing, and
-            is left out.
-        mask: Known joints.
+        root: Joints whose mean is subtracted first. A single root joint is the origin in all poses, so that its value
+            says nothing (see ``free_joints``).
 
     Returns:
-        Share of this pose's joints that are covered, one per level; average it over many poses. NaN where no joint is
-        left.
+        1, 0, or NaN where the truth or a hypothesis is NaN.
 
     Raises:
         ValueError: If there are fewer than 2 hypotheses or a level is outside (0, 1].
@@ -353,7 +350,33 @@ def calibration(
     bounds = torch.tensor(levels, dtype=pred.dtype, device=pred.device) * everyone.shape[-3]
     # 0.7 * 10 is 7.000000000000001 in one precision and 6.9999995 in another.
     covered = (rank[..., None] <= bounds + 1e-4).to(pred.dtype)
-    covered = torch.where(distance.isnan().any(dim=-2)[..., None], torch.nan, covered)
+    return torch.where(distance.isnan().any(dim=-2)[..., None], torch.nan, covered)
+
+
+def calibration(
+    pred: Float[Tensor, "*batch hypotheses joints 3"],
+    target: Float[Tensor, "*batch joints 3"],
+    levels: Sequence[float] = CALIBRATION_LEVELS,
+    root: tuple[int, ...] | None = (0,),
+    mask: Bool[Tensor, "*batch joints"] | None = None,
+) -> Float[Tensor, "*batch {len(levels)}"]:
+    """How often the truth lies within the spread of the hypotheses, at several levels: the mean of ``joint_coverage``.
+
+    Args:
+        pred: Hypotheses, m.
+        target: Truth, m.
+        levels: Nominal coverages q in (0, 1].
+        root: Joints whose mean is subtracted first. A single root joint is left out.
+        mask: Known joints.
+
+    Returns:
+        Share of this pose's joints that are covered, one per level; average it over many poses. NaN where no joint is
+        left.
+
+    Raises:
+        ValueError: If there are fewer than 2 hypotheses or a level is outside (0, 1].
+    """
+    covered = joint_coverage(pred, target, levels, root)
     known = free_joints(torch.ones_like(covered[..., 0], dtype=torch.bool) if mask is None else mask, root)
     return _mean_over_joints(covered.movedim(-1, 0), known.expand(len(levels), *known.shape), None).movedim(0, -1)
 

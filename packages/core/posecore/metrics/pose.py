@@ -16,7 +16,7 @@ from torchmetrics import Metric
 from posecore.geometry.alignment import align
 from posecore.metrics import functional
 from posecore.metrics.functional import AUC_THRESHOLDS_MM, CALIBRATION_LEVELS, PCK_THRESHOLD_MM
-from posecore.metrics.protocols import AVERAGED_OVER, Protocol, evaluate
+from posecore.metrics.protocols import AVERAGED_OVER, Protocol, evaluate, evaluate_prefixes
 
 Root = tuple[int, ...] | None
 
@@ -61,7 +61,7 @@ class PoseMetric(Metric):
         """The mean of each group over all ranks; NaN for one that was not seen.
 
         A scalar per group, or a vector where the metric keeps several values (``Calibration``: levels;
-        ``ProtocolMetric``: metrics in the protocol's order).
+        ``ProtocolMetric``: in the order of ``row_names``).
 
         Raises:
             ValueError: If the metric has no groups.
@@ -319,7 +319,12 @@ class ProtocolMetric(PoseMetric):
     Args:
         protocol: How predictions are scored.
         groups: Names of the groups that ``protocol.group_keys`` makes; needed where there are any.
+        counts: Numbers of hypotheses, e.g. 1, 5, 10, 25: the first that many of a draw are scored, for each number.
+            None scores all.
         **kwargs: For ``torchmetrics.Metric``.
+
+    Attributes:
+        row_names: What is kept: the protocol's metrics, or with counts ``mpjpe_n1``, .., ``mpjpe_n5``, ...
 
     Raises:
         ValueError: If the protocol averages groups and ``groups`` is not given.
@@ -327,13 +332,24 @@ class ProtocolMetric(PoseMetric):
 
     higher_is_better = None
 
-    def __init__(self, protocol: Protocol, groups: Sequence[str] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        protocol: Protocol,
+        groups: Sequence[str] | None = None,
+        counts: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
         grouped = protocol.averaging != "frame"
         if grouped and groups is None:
             averaged_over = AVERAGED_OVER[protocol.averaging]
             raise ValueError(f"protocol {protocol.name!r} averages over {averaged_over}: groups must name them")
-        super().__init__(groups, num_rows=len(protocol.metrics), average_groups=grouped, **kwargs)
+        names: tuple[str, ...] = protocol.metrics
+        if counts is not None:
+            names = tuple(f"{metric}_n{count}" for count in counts for metric in protocol.metrics)
+        super().__init__(groups, num_rows=len(names), average_groups=grouped, **kwargs)
         self.protocol = protocol
+        self.counts = None if counts is None else tuple(counts)
+        self.row_names = names
 
     def update(
         self,
@@ -344,22 +360,31 @@ class ProtocolMetric(PoseMetric):
         target_vertices: Float[Tensor, "batch vertices 3"] | None = None,
         group: Sequence[str] | None = None,
     ) -> None:
-        """Adds a batch, as ``evaluate`` takes it; one clip in the order of time for ``acceleration``."""
-        values = evaluate(self.protocol, pred, target, mask, pred_vertices, target_vertices)
+        """Adds a batch, as ``evaluate`` takes it; one clip in the order of time for ``acceleration``.
+
+        Raises:
+            ValueError: If there are fewer hypotheses than a count, and as ``evaluate``.
+        """
+        batch = pred, target, mask, pred_vertices, target_vertices
+        if self.counts is None:
+            values = evaluate(self.protocol, *batch)
+        else:
+            by_count = evaluate_prefixes(self.protocol, self.counts, *batch)
+            values = {f"{metric}_n{n}": scores[metric] for n, scores in by_count.items() for metric in scores}
         scored = None if mask is None else self.protocol.is_scored(mask)
-        for row, metric in enumerate(self.protocol.metrics):
-            if metric == "acceleration":
+        for row, name in enumerate(self.row_names):
+            if self.protocol.metrics[row % len(self.protocol.metrics)] == "acceleration":
                 known = None if mask is None else functional.over_three_frames(mask, self.protocol.root)
                 inner = None if known is None else known[..., list(self.protocol.scored_joints)].any(dim=-1)
-                self._add(values[metric], None if group is None else group[1:-1], inner, row)
-            elif metric in values:
-                self._add(values[metric], group, scored, row)
+                self._add(values[name], None if group is None else group[1:-1], inner, row)
+            elif name in values:
+                self._add(values[name], group, scored, row)
 
     def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
-        """The mean of each metric that was seen, float64, in the units of ``posecore.metrics.protocols.UNITS``."""
+        """The mean of each of ``row_names`` that was seen, float64, in the units of ``posecore.metrics.protocols``."""
         seen = self.count.sum(dim=1).tolist()
         means = self._row_means()
-        return {metric: means[row] for row, metric in enumerate(self.protocol.metrics) if seen[row]}
+        return {name: means[row] for row, name in enumerate(self.row_names) if seen[row]}
 
 
 def _scored(mask: Tensor | None, root: Root) -> Tensor | None:

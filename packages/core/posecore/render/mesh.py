@@ -6,20 +6,32 @@ interpolated over each triangle and shaded per sample; several samples per pixel
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import matplotlib.colors as mcolors
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from posecore.body.skeletons import COCO_17, JointSet
 from posecore.geometry.camera import project
+from posecore.render.cells import (
+    CAPTION,
+    CELL_PIXELS,
+    GAP,
+    HEADING,
+    MARGIN,
+    add_caption,
+    add_cell,
+    enlarged,
+    panel_figure,
+    part_camera,
+    person_box,
+)
 from posecore.render.rasterizer import NEAR_PLANE, check_mesh, rasterize
 from posecore.render.skeleton import draw_skeleton_2d
 
@@ -30,15 +42,9 @@ AMBIENT, HEAD_LIGHT, SOFT_LIGHT = 0.24, 0.52, 0.34
 SOFT_LIGHT_DIRECTION = (-0.48, -0.72, -0.5)  # towards the light, camera frame; unit length to two digits
 
 _GRID = "#dde2e8"
-_TEXT = "#1f2630"
-_FRAME = "#c8ced6"
-_QUIET = "#6b7480"
 _GRID_STEP = 0.5  # metres
 _SIDE_FILL = 0.9  # of the picture that the body takes in its longer direction
-
-# Layout of the panel in inches, and the fewest pixels of a cell's picture.
-_CELL, _MARGIN, _GAP, _HEADING, _CAPTION, _TITLE, _SUBTITLE = 2.9, 0.15, 0.08, 0.26, 0.26, 0.32, 0.22
-_CELL_PIXELS = 480
+_CELL = 2.9  # inches, side of the panel's cells
 
 
 def vertex_normals(
@@ -100,6 +106,47 @@ def render_mesh(
         )
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}; valid are numbers from 0 to 1")
+    layer = mesh_layer(vertices_cam, faces, K, image_size, color, antialias, backend)
+    picture = background.copy()
+    if layer is not None:
+        left, top, right, bottom = layer.window
+        blended = picture[top:bottom, left:right] * (1 - alpha * layer.coverage) + 255 * alpha * layer.light
+        picture[top:bottom, left:right] = np.rint(blended).astype(np.uint8)
+    return picture
+
+
+@dataclass(frozen=True)
+class MeshLayer:
+    """Drawn bodies before they are laid on anything.
+
+    Attributes:
+        window: Left, top, right, bottom of the part of the picture that it covers, whole pixels.
+        light: Shaded colour in [0, 1] of the part of each pixel that a body covers, times that part; "height width 3".
+        coverage: Part of each pixel that a body covers; "height width 1".
+    """
+
+    window: tuple[int, int, int, int]
+    light: np.ndarray
+    coverage: np.ndarray
+
+
+@torch.no_grad()
+def mesh_layer(
+    vertices_cam: Float[Tensor, "*people vertices 3"],
+    faces: Int[Tensor, "faces 3"],
+    K: Float[Tensor, "3 3"],
+    image_size: tuple[int, int],
+    color: str | Sequence[str] | None = None,
+    antialias: int = 2,
+    backend: str = "software",
+) -> MeshLayer | None:
+    """What :func:`render_mesh` lays on its background; None where nothing lies in the picture. Arguments as there.
+
+    Raises:
+        ValueError: As :func:`render_mesh`.
+        ImportError: As :func:`render_mesh`.
+        RuntimeError: As :func:`render_mesh`.
+    """
     if antialias < 1:
         raise ValueError(f"antialias is {antialias}; valid are 1 or more samples")
     if backend not in get_args(Backend):
@@ -111,10 +158,9 @@ def render_mesh(
     colors = _people_colors(color, people).repeat_interleave(num_vertices, dim=0)
     points, normals = bodies.reshape(-1, 3), vertex_normals(bodies, faces).reshape(-1, 3)
     offsets = num_vertices * torch.arange(people)[:, None, None]
-    picture = background.copy()
     window = _window(points, K, image_size)
     if window is None:
-        return picture
+        return None
 
     left, top, right, bottom = window
     size = ((right - left) * antialias, (bottom - top) * antialias)
@@ -123,13 +169,9 @@ def render_mesh(
     else:
         draw = _software_samples
     samples, seen = draw(
-        points, normals, colors, (faces + offsets).reshape(-1, 3), _window_camera(K, left, top, antialias), size
+        points, normals, colors, (faces + offsets).reshape(-1, 3), part_camera(K, left, top, antialias), size
     )
-    coverage = alpha * _pixel_means(seen.float()[..., None], antialias)
-    behind = picture[top:bottom, left:right]
-    blended = behind * (1 - coverage) + 255 * alpha * _pixel_means(samples, antialias)
-    picture[top:bottom, left:right] = np.rint(blended).astype(np.uint8)
-    return picture
+    return MeshLayer(window, pixel_means(samples, antialias), pixel_means(seen.float()[..., None], antialias))
 
 
 def overlay(
@@ -151,7 +193,7 @@ def overlay(
 def mesh_side_view(
     vertices_cam: Float[Tensor, "*people vertices 3"],
     faces: Int[Tensor, "faces 3"],
-    size: int = _CELL_PIXELS,
+    size: int = CELL_PIXELS,
     color: str | Sequence[str] | None = None,
     antialias: int = 2,
     backend: Backend = "software",
@@ -175,11 +217,40 @@ def mesh_side_view(
     Raises:
         ValueError: There is no vertex, or ``size`` is below 1, or as :func:`render_mesh`.
     """
-    if not vertices_cam.numel():
-        raise ValueError(f"vertices_cam has shape {tuple(vertices_cam.shape)}; there is no vertex to look at")
     if size < 1:
         raise ValueError(f"size is {size}; valid are 1 or more pixels")
     check_mesh(vertices_cam, faces)
+    scene = side_scene(vertices_cam, size)
+    return render_mesh(scene.vertices, faces, scene.K, (size, size), color, scene.floor, 1.0, antialias, backend)
+
+
+@dataclass(frozen=True)
+class SideScene:
+    """Bodies before the camera of :func:`mesh_side_view`.
+
+    Attributes:
+        vertices: Metres, that camera's frame.
+        K: That camera, pixels.
+        floor: White paper with the grid of half metres; "size size 3" uint8.
+    """
+
+    vertices: Float[Tensor, "*people vertices 3"]
+    K: Float[Tensor, "3 3"]
+    floor: np.ndarray
+
+
+def side_scene(vertices_cam: Float[Tensor, "*people vertices 3"], size: int = CELL_PIXELS) -> SideScene:
+    """The scene of :func:`mesh_side_view`, for pictures of some of the bodies, or of them in another manner.
+
+    Args:
+        vertices_cam: Finite, metres, camera frame; all bodies that are to fit into the picture.
+        size: Side of the picture in pixels.
+
+    Raises:
+        ValueError: There is no vertex.
+    """
+    if not vertices_cam.numel():
+        raise ValueError(f"vertices_cam has shape {tuple(vertices_cam.shape)}; there is no vertex to look at")
     points = vertices_cam.detach().cpu().double()
     low, high = points.flatten(0, -2).amin(dim=0), points.flatten(0, -2).amax(dim=0)
     x, y, z = (points - (low + high) / 2).unbind(dim=-1)
@@ -188,8 +259,7 @@ def mesh_side_view(
     reach = float((turned[..., :2].abs() / turned[..., 2:]).max())
     focal = _SIDE_FILL * size / (2 * max(reach, 1e-6))
     K = torch.tensor([[focal, 0.0, size / 2], [0.0, focal, size / 2], [0.0, 0.0, 1.0]], dtype=torch.float64)
-    floor = _floor_grid(K, size, float(y.max()), 4 * radius, radius)
-    return render_mesh(turned, faces, K, (size, size), color, floor, antialias=antialias, backend=backend)
+    return SideScene(turned, K, _floor_grid(K, size, float(y.max()), 4 * radius, radius))
 
 
 def before_after_panel(
@@ -235,41 +305,31 @@ def before_after_panel(
         if part is not None and len(part) != people:
             raise ValueError(f"{name} has length {len(part)}; vertices are for {people} people")
     headings = ("Photo" if keypoints is None else "Photo and 2D keypoints", "Start", "Fitted", "Fitted, from the side")
-    head = (_TITLE if title else 0.0) + (_SUBTITLE if subtitle else 0.0)
-    width = 2 * _MARGIN + len(headings) * (_CELL + _GAP) - _GAP
-    height = head + people * (_HEADING + _CELL + _CAPTION)
-    figure = Figure(figsize=(width, height), dpi=100, facecolor="white")
-    FigureCanvasAgg(figure)
-    if title:
-        corner = (_MARGIN / width, 1 - _MARGIN / height)
-        figure.text(*corner, title, fontsize=14, weight="bold", color=_TEXT, va="top", parse_math=False)
-    if subtitle:
-        corner = (_MARGIN / width, 1 - (_MARGIN + (_TITLE if title else 0.0)) / height)
-        figure.text(*corner, subtitle, fontsize=9.5, color=_QUIET, va="top", parse_math=False)
+    row_height = HEADING + _CELL + CAPTION
+    width = 2 * MARGIN + len(headings) * (_CELL + GAP) - GAP
+    figure, head = panel_figure(width, people * row_height, title, subtitle)
     for row in range(people):
         color = MESH_COLORS[row % len(MESH_COLORS)]
         points = None if keypoints is None else keypoints[row].detach().cpu().double()
         sure = torch.ones(0) if points is None else torch.ones(len(points))
         if confidence is not None:
             sure = confidence[row].detach().cpu()
-        box = _person_box(photo, K, (start_vertices[row], vertices[row]), None if points is None else points[sure > 0])
-        crop, K_crop = _enlarged(photo, K, box)
+        box = person_box(photo, K, (start_vertices[row], vertices[row]), None if points is None else points[sure > 0])
+        crop, K_crop = enlarged(photo, K, box)
         pictures = [crop]
         pictures += [
             overlay(crop, body[row], faces, K_crop, color, backend=backend) for body in (start_vertices, vertices)
         ]
-        side = mesh_side_view(vertices[row], faces, _CELL_PIXELS, color, backend=backend)
-        boxes = [box] * 3 + [(0, 0, _CELL_PIXELS, _CELL_PIXELS)]
-        bottom = height - head - (row + 1) * (_HEADING + _CELL + _CAPTION) + _CAPTION
-        for column, (picture, place) in enumerate(zip((*pictures, side), boxes, strict=True)):
-            left = _MARGIN + column * (_CELL + _GAP)
-            ax = figure.add_axes((left / width, bottom / height, _CELL / width, _CELL / height))
-            _show(ax, picture, place)
-            ax.set_title(headings[column], fontsize=9.5, color=_TEXT, pad=5)
+        side = mesh_side_view(vertices[row], faces, CELL_PIXELS, color, backend=backend)
+        boxes = [box] * 3 + [(0, 0, CELL_PIXELS, CELL_PIXELS)]
+        top = head + row * row_height + HEADING
+        for column, (picture, shown) in enumerate(zip((*pictures, side), boxes, strict=True)):
+            place = (MARGIN + column * (_CELL + GAP), top)
+            ax = add_cell(figure, place, _CELL, picture, shown, headings[column])
             if column == 0 and points is not None:
                 draw_skeleton_2d(ax, points, keypoint_set, sure)
             if column == 0 and labels is not None:
-                ax.set_xlabel(labels[row], fontsize=9, color=_QUIET, labelpad=4, loc="left", parse_math=False)
+                add_caption(ax, labels[row])
     return figure
 
 
@@ -299,7 +359,7 @@ def _light(normal: Float[Tensor, "samples 3"]) -> Float[Tensor, "samples"]:
     return AMBIENT + HEAD_LIGHT * (-normal[:, 2]).clamp_min(0.0) + SOFT_LIGHT * wrapped.square()
 
 
-def _pixel_means(samples: Float[Tensor, "sample_rows sample_columns channels"], antialias: int) -> np.ndarray:
+def pixel_means(samples: Float[Tensor, "sample_rows sample_columns channels"], antialias: int) -> np.ndarray:
     """Means over the samples of each pixel."""
     grid = samples.numpy()
     parts = [grid[i::antialias, j::antialias] for i in range(antialias) for j in range(antialias)]
@@ -329,15 +389,6 @@ def _window(
     return (left, top, right, bottom) if left < right and top < bottom else None
 
 
-def _window_camera(K: Float[Tensor, "3 3"], left: int, top: int, scale: int) -> Float[Tensor, "3 3"]:
-    """K of the picture's part that begins at (left, top), enlarged."""
-    moved = K.clone()
-    moved[0, 2] -= left
-    moved[1, 2] -= top
-    moved[:2] *= scale
-    return moved
-
-
 def _floor_grid(K: Float[Tensor, "3 3"], size: int, floor_y: float, distance: float, radius: float) -> np.ndarray:
     """White paper with a grid of half metres on the floor, around the point below the body."""
     oversampling = 2
@@ -352,51 +403,3 @@ def _floor_grid(K: Float[Tensor, "3 3"], size: int, floor_y: float, distance: fl
             pixels = oversampling * project(line, K)
             pen.line([(x, y) for x, y in pixels.tolist()], fill=_GRID, width=oversampling)
     return np.array(paper.reduce(oversampling))
-
-
-def _person_box(
-    photo: np.ndarray,
-    K: Float[Tensor, "3 3"],
-    bodies: Sequence[Float[Tensor, "vertices 3"]],
-    keypoints: Float[Tensor, "keypoints 2"] | None,
-) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a square around bodies and keypoints, cut where it leaves the photograph."""
-    height, width = photo.shape[:2]
-    seen = [body.detach().cpu().double() for body in bodies]
-    points = [project(body[body[:, 2] >= NEAR_PLANE], K.detach().cpu().double()) for body in seen]
-    every = torch.cat([*points, *([] if keypoints is None else [keypoints])])
-    limit = torch.tensor([width, height], dtype=torch.float64)
-    every = every[((every >= 0) & (every <= limit)).all(dim=-1)]
-    if not len(every):
-        return 0, 0, width, height
-    low, high = every.amin(dim=0), every.amax(dim=0)
-    side = math.ceil(max(32.0, 1.15 * float((high - low).max())))
-    # A box that would leave the photograph moves into it, and is cut where it is longer.
-    start = torch.minimum(((low + high - side) / 2).clamp_min(0), (limit - side).clamp_min(0)).floor()
-    end = torch.minimum(start + side, limit)
-    left, top, right, bottom = torch.cat([start, end]).int().tolist()
-    return left, top, right, bottom
-
-
-def _enlarged(
-    photo: np.ndarray, K: Float[Tensor, "3 3"], box: tuple[int, int, int, int]
-) -> tuple[np.ndarray, Float[Tensor, "3 3"]]:
-    """The part of the photograph in the box, with its camera; small ones are enlarged, so that the mesh stays crisp."""
-    left, top, right, bottom = box
-    scale = max(1, math.ceil(_CELL_PIXELS / max(right - left, bottom - top)))
-    crop = Image.fromarray(photo[top:bottom, left:right])
-    crop = crop.resize((crop.width * scale, crop.height * scale), Image.Resampling.LANCZOS)
-    return np.array(crop), _window_camera(K.detach().cpu().double(), left, top, scale)
-
-
-def _show(ax: Axes, picture: np.ndarray, box: tuple[int, int, int, int]) -> None:
-    """The picture at its place in pixels, in the middle of square axes."""
-    left, top, right, bottom = box
-    half = max(right - left, bottom - top) / 2
-    ax.imshow(picture, extent=(left, right, bottom, top), interpolation="lanczos", zorder=1)
-    ax.set_xlim((left + right) / 2 - half, (left + right) / 2 + half)
-    ax.set_ylim((top + bottom) / 2 + half, (top + bottom) / 2 - half)
-    ax.set_facecolor("#f3f5f8")
-    ax.set_xticks([])
-    ax.set_yticks([])
-    ax.spines[:].set_color(_FRAME)

@@ -1,7 +1,6 @@
 """Pictures of results: photograph, best hypothesis from two sides, spread of all hypotheses; and simple curves."""
 
 import io
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,12 +12,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
-from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MultipleLocator
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from posecore.body.skeletons import JointSet
+from posecore.render.cells import wrapped
 from posecore.render.skeleton import (
     FRONT,
     SIDE_COLORS,
@@ -108,7 +107,9 @@ def hypothesis_panel(
     rows = min(num_people, max_people)
     width = 2 * _MARGIN + _PHOTO_WIDTH + 4 * (_STAGE_WIDTH + _GAP)
     text_width = width - 2 * _MARGIN
-    head = [(_lines(text, font, text_width), font) for text, font in ((title, _TITLE_FONT), (subtitle, _SUBTITLE_FONT))]
+    head = [
+        (wrapped(text, font, text_width), font) for text, font in ((title, _TITLE_FONT), (subtitle, _SUBTITLE_FONT))
+    ]
     head_height = sum(len(lines) * _line_height(font) for lines, font in head)
     if head_height:
         head_height += 2 * _MARGIN  # above and below
@@ -130,7 +131,7 @@ def hypothesis_panel(
         _photo(ax, image, keypoints_2d[row], confidence[row], keypoint_set or joint_set, joint_set, reprojection)
         if labels is not None:
             # Narrow photos stand in the middle of their place.
-            line, *more = _lines(labels[row], _LABEL_FONT, text_width - _PHOTO_WIDTH / 2) or [""]
+            line, *more = wrapped(labels[row], _LABEL_FONT, text_width - _PHOTO_WIDTH / 2) or [""]
             label = f"{line[:-1]}\N{HORIZONTAL ELLIPSIS}" if more else line
             ax.set_xlabel(label, font=_LABEL_FONT, color=_QUIET, labelpad=4, loc="left", parse_math=False)
         chosen = relative[row, int(best[row])]
@@ -279,23 +280,6 @@ def image_png(picture: np.ndarray) -> bytes:
 def _line_height(font: FontProperties) -> float:
     """Inches from line to line."""
     return float(font.get_size_in_points()) * _LINE_SPACING / 72
-
-
-def _lines(text: str, font: FontProperties, width: float) -> list[str]:
-    """Breaks a text into lines of at most ``width`` inches: between words, within a word only where it is too long."""
-
-    def inches(line: str) -> float:
-        points: float = text_to_path.get_text_width_height_descent(line, font, ismath=False)[0]
-        return 1.03 * points / 72  # the renderer's hinting widens letters a little
-
-    if not text.strip():
-        return []
-    columns = max(1, int(len(text) * width / inches(text)))  # right for letters of mean width
-    while True:
-        lines = textwrap.wrap(text, columns)
-        if columns == 1 or all(inches(line) <= width for line in lines):
-            return lines
-        columns -= 1
 
 
 def _photo(

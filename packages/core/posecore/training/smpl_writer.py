@@ -1,46 +1,50 @@
-"""What a fit leaves behind: SMPL parameters as files, and pictures of the bodies on the photographs."""
+"""What `predict` of a method of SMPL bodies leaves behind: parameters, motions and meshes as files, and pictures."""
 
 import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from posecore.body.files import BodyModel
 from posecore.body.smpl import SMPLLayer
-from posecore.data.fit_input import FitDataset
-from posecore.export.files import OutputFolder, write_bytes
-from posecore.export.smpl_predictions import SMPLPredictions, write_amass, write_smpl_json, write_smpl_npz
+from posecore.data.fit_input import FitDataset, FitInput
+from posecore.data.photo_input import PhotoInput
+from posecore.export.amass import write_amass
+from posecore.export.files import OutputFolder
+from posecore.export.meshes import write_obj
+from posecore.export.smpl_predictions import SMPLPredictions, write_smpl_json, write_smpl_npz
 from posecore.fitting.estimate import SMPLEstimate
-from posecore.render.mesh import before_after_panel, overlay
-from posecore.render.panels import figure_png, image_png, read_photo
+from posecore.geometry.rotation import rot6d_to_rotmat
 from posecore.training.prediction_writer import PredictionWriter
-
-_PANEL_ROWS = 4
+from posecore.training.smpl_pictures import hypothesis_vertices, write_pictures
 
 
 class SMPLWriter(PredictionWriter):
     """Writes ``predictions.json``, ``predictions.npz``, ``amass/<person>.npz``, ``panel.png`` and overlays.
 
-    A method's ``predict_step`` returns ``pose_rot6d betas transl reprojection_error_px`` and the same before the fit
-    under ``start_...``; its ``body_model`` is the body. Where photographs are given, every one of them is written with
-    its people's bodies on it.
+    A method's ``predict_step`` returns ``pose_rot6d betas transl reprojection_error_px``; a fit also what it started
+    from, the same under ``start_...``; a method with several answers also ``hypotheses_rot6d`` (rows, hypotheses, 24,
+    6) and ``best``, the number of the one whose pose is ``pose_rot6d``. Its ``body_model`` is the body, and its
+    ``pick_statement``, where it has one, says in words how ``best`` is chosen. Where photographs are given, every one
+    of them is written with its people's bodies on it.
 
     Args:
         folder: Where to; made and checked before any work is done. The default is ``runs/<method>/predictions``.
         overwrite: Whether a folder that holds something may be written into.
         pictures: Whether overlays of every photograph are written; the panel always is.
+        meshes: Whether every body is written as ``meshes/<row>.obj``, hypotheses as ``meshes/<row>_hyp<number>.obj``.
     """
 
-    def __init__(self, folder: Path | None = None, overwrite: bool = False, pictures: bool = True) -> None:
+    def __init__(
+        self, folder: Path | None = None, overwrite: bool = False, pictures: bool = True, meshes: bool = False
+    ) -> None:
         super().__init__(folder, overwrite)
         self.pictures = pictures
+        self.meshes = meshes
 
     def write(
         self, trainer: Trainer, pl_module: LightningModule, outputs: dict[str, Tensor], folder: OutputFolder
@@ -48,17 +52,21 @@ class SMPLWriter(PredictionWriter):
         """Writes the files."""
         data = trainer.datamodule.predict_set  # type: ignore[attr-defined]
         model: BodyModel = pl_module.body_model  # type: ignore[assignment]
-        fitted, start = (
-            SMPLEstimate(*(outputs[prefix + key].float() for key in ("pose_rot6d", "betas", "transl")))
-            for prefix in ("", "start_")
-        )
-        settings = {"keypoints": str(trainer.datamodule.predict.keypoints), "notes": list(data.notes)}  # type: ignore[attr-defined]
-        made = _assemble(type(pl_module).__name__, model, data, fitted, start, outputs, settings)
+        settings = {**_source(trainer.datamodule.predict), "notes": list(data.notes)}  # type: ignore[attr-defined]
+        pick = getattr(pl_module, "pick_statement", "")
+        made = _assemble(type(pl_module).__name__, model, data, outputs, pick, settings)
         write_smpl_json(folder.file("predictions.json"), made)
         write_smpl_npz(folder.file("predictions.npz"), made)
         _write_motions(folder, model, made)
-        _write_pictures(folder, data, model, start, fitted, made, self.pictures)
-        print(_summary(made, folder.path))  # noqa: T201
+        if self.meshes:
+            _write_meshes(folder, model, made)
+        write_pictures(folder, data, model, made, self.pictures)
+        print(_summary(made, folder.path, self.meshes))  # noqa: T201
+
+
+def _source(given: FitInput | PhotoInput) -> dict[str, Any]:
+    """Where the people come from."""
+    return given.source if isinstance(given, PhotoInput) else {"keypoints": str(given.keypoints)}
 
 
 def _write_motions(folder: OutputFolder, model: BodyModel, made: SMPLPredictions) -> None:
@@ -72,23 +80,43 @@ def _write_motions(folder: OutputFolder, model: BodyModel, made: SMPLPredictions
         for person in dict.fromkeys(made.ids):
             write_amass(folder.file(f"amass/{_file_name(person)}.npz"), made, person, rest_pelvis)
         return
-    for row, (person, image, view) in enumerate(zip(made.ids, made.image_names, made.views, strict=True)):
-        parts = [Path(image).stem, person, f"view{view}" if max(made.views) else "", f"frame{made.frames[row]}"]
-        name = _file_name("_".join(part for part in parts if part))
+    for row, name in enumerate(_row_names(made)):
         # A picture has no frame rate; readers of these files want one.
-        write_amass(folder.file(f"amass/{name}.npz"), replace(made.take([row]), fps=30.0), person, rest_pelvis)
+        one = replace(made.take([row]), fps=30.0)
+        write_amass(folder.file(f"amass/{name}.npz"), one, made.ids[row], rest_pelvis)
+
+
+def _write_meshes(folder: OutputFolder, model: BodyModel, made: SMPLPredictions) -> None:
+    """``meshes/``: every row's body, or every hypothesis of it."""
+    layer = SMPLLayer(model, joints=())
+    for row, name in enumerate(_row_names(made)):
+        bodies = hypothesis_vertices(layer, made, [row])[0]
+        for number, vertices in enumerate(bodies):
+            which = "" if made.best is None else f"_hyp{number}"
+            write_obj(folder.file(f"meshes/{name}{which}.obj"), vertices, model.faces)
+
+
+def _row_names(made: SMPLPredictions) -> list[str]:
+    """A file name for each row."""
+    names = []
+    for person, image, view, frame in zip(made.ids, made.image_names, made.views, made.frames, strict=True):
+        parts = [Path(image).stem, person, f"view{view}" if max(made.views) else "", f"frame{frame}"]
+        names.append(_file_name("_".join(part for part in parts if part)))
+    return names
 
 
 def _assemble(
     method: str,
     model: BodyModel,
     data: FitDataset,
-    fitted: SMPLEstimate,
-    start: SMPLEstimate,
     outputs: dict[str, Tensor],
+    pick: str,
     settings: dict[str, Any],
 ) -> SMPLPredictions:
     people, samples = data.people, data.samples
+    fitted = _estimate(outputs, "")
+    start = _estimate(outputs, "start_") if "start_pose_rot6d" in outputs else None
+    hypotheses = rot6d_to_rotmat(outputs["hypotheses_rot6d"].float()) if "hypotheses_rot6d" in outputs else None
     joints = SMPLLayer(model, vertices=())(fitted.betas, fitted.body_pose, fitted.global_orient, fitted.transl).joints
     return SMPLPredictions(
         method=method,
@@ -97,13 +125,17 @@ def _assemble(
         body_pose=fitted.body_pose,
         betas=fitted.betas,
         transl=fitted.transl,
-        start_global_orient=start.global_orient,
-        start_body_pose=start.body_pose,
-        start_betas=start.betas,
-        start_transl=start.transl,
+        start_global_orient=None if start is None else start.global_orient,
+        start_body_pose=None if start is None else start.body_pose,
+        start_betas=None if start is None else start.betas,
+        start_transl=None if start is None else start.transl,
         joints=joints,
         reprojection_error_px=outputs["reprojection_error_px"],
-        start_reprojection_error_px=outputs["start_reprojection_error_px"],
+        start_reprojection_error_px=outputs.get("start_reprojection_error_px"),
+        hypotheses_global_orient=None if hypotheses is None else hypotheses[:, :, 0],
+        hypotheses_body_pose=None if hypotheses is None else hypotheses[:, :, 1:],
+        best=outputs.get("best"),
+        pick=pick,
         joint_set=data.joint_set,
         keypoints_2d_px=samples["joints_2d_px"],
         confidence=samples["confidence"],
@@ -120,62 +152,8 @@ def _assemble(
     )
 
 
-def _write_pictures(
-    folder: OutputFolder,
-    data: FitDataset,
-    model: BodyModel,
-    start: SMPLEstimate,
-    fitted: SMPLEstimate,
-    made: SMPLPredictions,
-    overlays: bool,
-) -> None:
-    """``panel.png`` of the first picture's people, and every photograph with its people."""
-    layer = SMPLLayer(model, joints=())
-    photos = [str(photo) if photo is not None else f"{frame} {view}" for photo, frame, view in
-              zip(data.photos, made.frames, made.views, strict=True)]  # fmt: skip
-    groups = {photo: [row for row, other in enumerate(photos) if other == photo] for photo in dict.fromkeys(photos)}
-    for number, rows in enumerate(tqdm(groups.values(), desc="pictures", leave=False)):
-        path = data.photos[rows[0]]
-        if number and (path is None or not overlays):
-            continue
-        shown = torch.tensor(rows)
-        picture = _blank(made, rows[0]) if path is None else read_photo(path)
-        K = made.K[rows[0]]
-        bodies = _vertices(layer, fitted.take(shown))
-        if path is not None and overlays:
-            made_picture = overlay(picture, bodies, model.faces, K)
-            write_bytes(folder.file(f"overlays/{Path(path).stem}.png"), image_png(made_picture))
-        if not number:
-            panel = before_after_panel(
-                picture,
-                _vertices(layer, start.take(shown[:_PANEL_ROWS])),
-                bodies[:_PANEL_ROWS],
-                model.faces,
-                K,
-                data.people.keypoints[shown[:_PANEL_ROWS]],
-                data.people.confidence[shown[:_PANEL_ROWS]],
-                data.people.joint_set,
-                made.method,
-                [f"{made.ids[row]} frame {made.frames[row]}, {_pixels(made, row)}" for row in rows[:_PANEL_ROWS]],
-                f"Camera: {made.camera_statement}",
-            )
-            write_bytes(folder.file("panel.png"), figure_png(panel))
-
-
-def _vertices(layer: SMPLLayer, estimate: SMPLEstimate) -> Float[Tensor, "people vertices 3"]:
-    vertices: Tensor = layer(estimate.betas, estimate.body_pose, estimate.global_orient, estimate.transl).vertices
-    return vertices
-
-
-def _blank(made: SMPLPredictions, row: int) -> np.ndarray:
-    """A white picture of the size the camera sees."""
-    width, height = made.image_size[row].round().int().tolist()
-    return np.full((height, width, 3), 255, dtype=np.uint8)
-
-
-def _pixels(made: SMPLPredictions, row: int) -> str:
-    before = "" if made.start_reprojection_error_px is None else f"{made.start_reprojection_error_px[row]:.1f} px -> "
-    return f"{before}{made.reprojection_error_px[row]:.1f} px"
+def _estimate(outputs: dict[str, Tensor], prefix: str) -> SMPLEstimate:
+    return SMPLEstimate(*(outputs[prefix + key].float() for key in ("pose_rot6d", "betas", "transl")))
 
 
 def _file_name(person: str) -> str:
@@ -183,16 +161,20 @@ def _file_name(person: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in person) or "person"
 
 
-def _summary(made: SMPLPredictions, folder: Path) -> str:
-    def mean(errors: Any) -> float:
+def _summary(made: SMPLPredictions, folder: Path, meshes: bool) -> str:
+    def mean(errors: Float[Tensor, " people"]) -> float:
         seen = errors[errors.isfinite()]
         return float(seen.mean()) if len(seen) else math.nan
 
-    before = mean(made.start_reprojection_error_px)
+    after = mean(made.reprojection_error_px)
+    error = "" if math.isnan(after) else f"; mean reprojection error {after:.1f} px"
+    if made.start_reprojection_error_px is not None:
+        before = mean(made.start_reprojection_error_px)
+        error = f"; mean reprojection error {before:.1f} px before, {after:.1f} px after"
+    several = "" if made.hypotheses_body_pose is None else f", {made.hypotheses_body_pose.shape[1]} hypotheses each"
     notes = "".join(f"{note}\n" for note in made.settings["notes"])
     return notes + (
-        f"{len(made)} rows of {len(set(made.ids))} people; mean reprojection error {before:.1f} px before, "
-        f"{mean(made.reprojection_error_px):.1f} px after\n"
+        f"{len(made)} rows of {len(set(made.ids))} people{several}{error}\n"
         f"camera: {made.camera_statement}\n"
-        f"written: {folder}/predictions.json, predictions.npz, amass/, panel.png"
+        f"written: {folder}/predictions.json, predictions.npz, amass/, {'meshes/, ' if meshes else ''}panel.png"
     )

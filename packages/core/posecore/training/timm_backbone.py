@@ -1,0 +1,53 @@
+"""An image backbone of timm without its classifier, with published, local or random weights."""
+
+from pathlib import Path
+
+import timm
+from torch import nn
+
+
+def build_backbone(name: str, pretrained: bool = True, checkpoint: Path | None = None) -> nn.Module:
+    """Builds a backbone and loads its weights.
+
+    Args:
+        name: timm's name of it.
+        pretrained: Whether timm loads the published weights (from its cache, or by a download).
+        checkpoint: A local file of weights in place of those, ``.safetensors`` or PyTorch's; what a published file
+            holds more than the backbone needs, its classifier, is left out.
+
+    Raises:
+        ValueError: timm knows no such backbone, or the checkpoint is none or of another backbone.
+        FileNotFoundError: There is no such checkpoint.
+        OSError: The published weights could not be had.
+    """
+    if not timm.is_model(name):
+        raise ValueError(f"backbone: timm has none called {name!r}; timm.list_models() has their names")
+    if checkpoint is not None:
+        backbone: nn.Module = timm.create_model(name, num_classes=0)
+        _load(backbone, checkpoint)
+        return backbone
+    try:
+        backbone = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except Exception as error:  # which one depends on how the file is fetched
+        if not pretrained:
+            raise
+        raise OSError(
+            f"backbone: timm could not load published weights of {name} ({type(error).__name__}: {error}); name a "
+            "local file by checkpoint, or start from random weights with pretrained: false"
+        ) from error
+    return backbone
+
+
+def _load(backbone: nn.Module, checkpoint: Path) -> None:
+    if not checkpoint.is_file():
+        raise FileNotFoundError(f"checkpoint: there is no file {checkpoint}")
+    try:
+        found = timm.models.load_state_dict(str(checkpoint), weights_only=True)
+    except Exception as error:  # a broken file: pickle's, zip's or safetensors' own error
+        raise ValueError(f"checkpoint: {checkpoint} is no file of weights ({error})") from error
+    own = backbone.state_dict()
+    for name, value in own.items():
+        if name not in found or found[name].shape != value.shape:
+            has = f"of shape {tuple(found[name].shape)}" if name in found else "missing"
+            raise ValueError(f"checkpoint: in {checkpoint} {name} is {has}; the backbone needs {tuple(value.shape)}")
+    backbone.load_state_dict({name: found[name] for name in own})
