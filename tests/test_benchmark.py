@@ -141,6 +141,7 @@ def test_the_plain_programs_of_diffhmr_find_what_humandiff_finds() -> None:
     """Crops apart: PIL rounds to 8 bits, of which the largest number is several."""
     cases = [measure(case, repeats=1, min_seconds=0) for case in diffhmr_cases(quick=True)]
     assert len(cases) == 5
+    assert len(bar_plot(cases, "title").axes) == 1
     for case in cases:
         bound = 0.01 if "crops" in case.name else 1e-3 if "DDIM" in case.name else 1e-5
         for name, timing in case.timings.items():

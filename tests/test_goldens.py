@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from diffhmr.losses import noise_loss as diffhmr_noise_loss
+from diffhmr.losses import pose_loss, x0_weight
+from diffhmr.network import Conditioning, Prepared, UNet1D
+from diffhmr.representation import PoseRepresentation, Rotation
+from diffhmr.sampler import Sampling as DiffHMRSampling
+from diffhmr.sampler import sample as diffhmr_sample
 from diffupose.losses import joint_weights, keypoint_loss, noise_loss
 from diffupose.network import GraphDenoiser
 from diffupose.sampler import Sampling, sample
@@ -120,7 +127,47 @@ def scorehmr(shape: bool, guidance: Guidance, coupled: list[Term]) -> dict[str, 
     }
 
 
+def diffhmr(rotation: Rotation, conditioning: Conditioning, sampling: DiffHMRSampling) -> dict[str, object]:
+    """One Adam step of a small denoiser on L_diff and the pose term of L_hmr, then two hypotheses of two images."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    representation, schedule = PoseRepresentation(rotation), NoiseSchedule.named("cosine_1000")
+    network = UNet1D(16, 4, representation.channels, dim=16, conditioning=conditioning, cond_channels=8)
+    true = axis_angle_to_rotmat(0.3 * torch.randn(4, 24, 3, generator=generator))
+    z = torch.randn(4, 16, 2, 2, generator=generator)
+    x_0, t = representation.encode(true), torch.tensor([50, 300, 600, 900])
+    noise = torch.randn(x_0.shape, generator=generator)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    x_t = schedule.q_sample(x_0, t, noise)
+    predicted = network(x_t, t, network.prepare(z))
+    weight = x0_weight(schedule.alpha_bar(t, x_0).reshape(-1).to(x_0.dtype))
+    pose = representation.decode(schedule.to_x0(predicted, x_t, t))
+    loss = diffhmr_noise_loss(predicted, noise) + pose_loss(pose, true, weight=weight)
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in network.parameters()])
+    optimizer.step()
+    prepared = network.eval().prepare(z[:2])
+
+    class NearGaussian(torch.nn.Module):
+        """The noise in normal data and a little of the network's: an untrained network alone would clip all samples."""
+
+        channels, length = network.channels, network.length
+
+        def forward(self, x: Tensor, t: Tensor, prepared: Prepared) -> Tensor:
+            return schedule.sigma(t, x) * x + 0.1 * network(x, t, prepared)
+
+    found = diffhmr_sample(NearGaussian(), schedule, prepared, 2, sampling, 3.0, generator)
+    return {
+        "loss": loss.item(),
+        "gradient_norm": norm.item(),
+        "left_knee": found[:, :, 4].flatten().tolist(),
+        "mean_abs": found.abs().mean().item(),
+    }
+
+
 CASES: dict[str, Callable[[], dict[str, object]]] = {
+    "diffhmr_ddim": lambda: diffhmr("rot6d", "concat", DiffHMRSampling("ddim", 10)),
+    "diffhmr_ddpm": lambda: diffhmr("axis_angle", "cross_attention", DiffHMRSampling("ddpm", 20)),
     "diffupose_ddpm": lambda: diffupose("graph", Sampling()),
     "diffupose_ddim": lambda: diffupose("graph", Sampling("ddim", 10, eta=0.5, flip=False)),
     "diffupose_unet": lambda: diffupose("unet", Sampling("ddim", 5)),

@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-METHODS = ["diffupose", "scorehmr", "zedo"]
-FITS = ["scorehmr"]  # whose predictions are bodies; those of the others are hypotheses of joints
+METHODS = ["diffhmr", "diffupose", "scorehmr", "zedo"]
 PHOTO = Path(__file__).parents[1] / "tools" / "demo_data" / "photographer"
 
 
@@ -108,8 +107,7 @@ def test_predict_writes_what_users_take_away(trained: tuple[str, Path, Path], tm
     assert "focal length assumed" in done.stdout
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert content["people"][0]["camera"]["assumed"] is True
-    check = check_bodies if method in FITS else check_hypotheses
-    check(tmp_path / "out", content["people"])
+    CHECKS[method](tmp_path / "out", content["people"])
     assert (tmp_path / "out" / "panel.png").stat().st_size > 10_000
     before = (tmp_path / "out" / "predictions.json").read_bytes()
     again = command(method, *args, ok=False)
@@ -150,6 +148,27 @@ def check_bodies(folder: Path, people: list[dict[str, Any]]) -> None:
         assert np.asarray(overlay.convert("RGB")).tobytes() != np.asarray(photo.convert("RGB")).tobytes()
 
 
+def check_bodies_of_hypotheses(folder: Path, people: list[dict[str, Any]]) -> None:
+    """The most plausible body as a fit's, and all hypotheses beside it."""
+    with np.load(folder / "predictions.npz", allow_pickle=False) as arrays:
+        assert arrays["hypotheses_body_pose"].shape == (len(people), 3, 23, 3, 3)
+        best = arrays["hypotheses_body_pose"][np.arange(len(people)), arrays["best"]]
+        np.testing.assert_allclose(best, arrays["body_pose"], atol=1e-4)
+        assert "start_body_pose" not in arrays
+    for person in people:
+        assert len(person["hypotheses"]) == 3
+    assert len(list((folder / "amass").glob("*.npz"))) == len(people)
+    assert (folder / "overlays" / f"{PHOTO.stem}.png").is_file()
+
+
+CHECKS = {
+    "diffhmr": check_bodies_of_hypotheses,
+    "diffupose": check_hypotheses,
+    "scorehmr": check_bodies,
+    "zedo": check_hypotheses,
+}
+
+
 @pytest.mark.parametrize("case", ["corrupt", "foreign", "missing"])
 def test_a_wrong_checkpoint_is_one_clear_error(trained: tuple[str, Path, Path], tmp_path: Path, case: str) -> None:
     method, _, checkpoint = trained
@@ -165,20 +184,32 @@ def test_a_wrong_checkpoint_is_one_clear_error(trained: tuple[str, Path, Path], 
     assert "wrong.ckpt" in done.stderr or "another" in done.stderr
 
 
-@pytest.mark.parametrize("method", METHODS)
+KEYPOINTS = ("--data.predict.keypoints", PHOTO.with_suffix(".json"))
+PICTURE = ("--data.predict.photo", PHOTO.with_suffix(".png"))
+BAD_KEYPOINTS = [
+    (("--data.predict.keypoints", "nothing.json"), "nothing.json"),
+    ((), "data.predict.keypoints"),
+    ((*KEYPOINTS, "--data.predict.photo", __file__), "not an image"),
+    ((*KEYPOINTS, "--output.folder", __file__), "file in its place"),
+    ((*KEYPOINTS, "--model.weights", "nobody"), "nobody"),
+]
+BAD_PHOTOS = [
+    (("--data.predict.photo", "nothing.png"), "nothing.png"),
+    ((), "data.predict.photo"),
+    (("--data.predict.photo", __file__), "not an image"),
+    ((*PICTURE, *KEYPOINTS, "--data.predict.box", "[0, 0, 9, 9]"), "keypoints and box"),
+    ((*PICTURE, "--output.folder", __file__), "file in its place"),
+    ((*PICTURE, "--model.weights", "nobody"), "nobody"),
+]
+
+
 @pytest.mark.parametrize(
-    ("args", "says"),
-    [
-        (["--data.predict.keypoints", "nothing.json"], "nothing.json"),
-        ([], "data.predict.keypoints"),
-        (["--data.predict.keypoints", PHOTO.with_suffix(".json"), "--data.predict.photo", __file__], "not an image"),
-        (["--data.predict.keypoints", PHOTO.with_suffix(".json"), "--output.folder", __file__], "file in its place"),
-        (["--data.predict.keypoints", PHOTO.with_suffix(".json"), "--model.weights", "nobody"], "nobody"),
-    ],
+    ("method", "args", "says"),
+    [(method, *case) for method in METHODS for case in (BAD_PHOTOS if method == "diffhmr" else BAD_KEYPOINTS)],
 )
-def test_bad_input_is_one_clear_error(method: str, args: list[str | Path], says: str) -> None:
+def test_bad_input_is_one_clear_error(method: str, args: tuple[str | Path, ...], says: str) -> None:
     done = command(method, "predict", "--config", "open.yaml", *args, ok=False)
-    assert f"{says}" in done.stderr
+    assert says in done.stderr
     assert "error: " in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -1,4 +1,4 @@
-"""`make demo`: ScoreHMR, ZeDO and DiffuPose on photographs and on motion with known truth; numbers, pictures, a page.
+"""`make demo`: the methods on photographs and on pictures and motion with known truth; numbers, pictures, a page.
 
     python tools/demo.py --output runs/demo [--overwrite] [--hypotheses 10] [--poses 16]
 
@@ -21,17 +21,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffhmr.data import DiffHMRDataModule
+from diffhmr.module import DiffHMR
+from diffhmr.sampler import Sampling as DiffHMRSampling
 from diffupose.data import DiffuPoseDataModule
 from diffupose.module import DiffuPose
 from diffupose.sampler import Sampling
-from posecore.body.skeletons import BODY_25
+from posecore.body.skeletons import BODY_25, JOINTS_44
 from posecore.body.smpl import SMPLLayer
 from posecore.cli import run
-from posecore.data import CMUMocap, DetectorNoise, PoseDataset, PoseSample, SyntheticMotion
+from posecore.data import CMUMocap, DetectorNoise, OpenImages, PoseDataset, PoseSample, SyntheticMotion
+from posecore.data.augment import CropAugmentation
+from posecore.data.crops import IMAGENET_MEAN, IMAGENET_STD
 from posecore.export.files import OutputFolder, write_bytes, write_text
 from posecore.fitting.estimate import PosedPeople
 from posecore.geometry.placement import reprojection_error
 from posecore.metrics.protocols import evaluate, get_protocol
+from posecore.render.hypotheses import hypotheses_mesh_panel
 from posecore.render.mesh import before_after_panel
 from posecore.render.panels import figure_png, hypothesis_panel
 from posecore.training.prediction_writer import PredictionWriter
@@ -46,11 +52,13 @@ METHODS = {
     "scorehmr": (ScoreHMR, ScoreHMRDataModule, SMPLWriter),
     "zedo": (ZeDO, ZeDODataModule, PredictionWriter),
     "diffupose": (DiffuPose, DiffuPoseDataModule, PredictionWriter),
+    "diffhmr": (DiffHMR, DiffHMRDataModule, SMPLWriter),
 }
 PACKAGES = Path(__file__).parents[1] / "packages"
 PHOTOGRAPHS = Path(__file__).parent / "demo_data"
 PROTOCOL = get_protocol("open_h36m17")
 BODY_PROTOCOL = get_protocol("open_smpl24_fit")
+IMAGE_PROTOCOL = get_protocol("open_mesh24")
 
 
 def main() -> None:
@@ -70,15 +78,14 @@ def main() -> None:
         pictures = photographs(output, Path(real) if real else None)
         rows = motion(output, Path(real) if real else None, args.hypotheses, args.poses)
         bodies = fits(output, Path(real) if real else None, args.poses)
+        images = rendered(output, args.hypotheses, args.poses)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    tables = [
-        {"protocol": protocol.describe(), "rows": lines}
-        for protocol, lines in ((PROTOCOL, rows), (BODY_PROTOCOL, bodies))
-    ]
+    results = ((PROTOCOL, rows), (BODY_PROTOCOL, bodies), (IMAGE_PROTOCOL, images))
+    tables = [{"protocol": protocol.describe(), "rows": lines} for protocol, lines in results]
     write_text(output.file("metrics.json"), json.dumps(tables, indent=2) + "\n")
-    write_text(output.file("index.html"), page(pictures, rows, bodies))
-    for protocol, lines in ((PROTOCOL, rows), (BODY_PROTOCOL, bodies)):
+    write_text(output.file("index.html"), page(pictures, rows, bodies, images))
+    for protocol, lines in results:
         print(f"\n{protocol.describe()}\n{table(lines)}\n")
     print(f"{time.perf_counter() - start:.0f} seconds. Look at {args.output / 'index.html'}")
 
@@ -153,6 +160,55 @@ def fits(output: OutputFolder, real: Path | None, poses: int) -> list[dict[str, 
             f"ScoreHMR on {name}",
         )
         write_bytes(output.file(f"{name}_ScoreHMR.png".replace(" ", "_").lower()), figure_png(figure))
+    return rows
+
+
+def rendered(output: OutputFolder, hypotheses: int, poses: int) -> list[dict[str, str | float]]:
+    """Diff-HMR's bodies on the rendered pictures that are shipped, beside a body that stands facing the camera."""
+    model = DiffHMR.pretrained(num_hypotheses=hypotheses, sampling=DiffHMRSampling(num_inference_steps=25))
+    dataset = OpenImages(Path(), ["sample"])
+    rows_shown = list(range(0, len(dataset), max(1, len(dataset) // poses)))[:poses]
+    raw = dataset.__getitems__(rows_shown)
+    batch = CropAugmentation(size=model.image_size).evaluate(raw, JOINTS_44)
+    start = time.perf_counter()
+    with torch.inference_mode():
+        found = model(batch)
+    print(
+        f"rendered pictures: {len(raw['K'])} people x {hypotheses} in {time.perf_counter() - start:.1f} s by Diff-HMR"
+    )
+    layer = SMPLLayer()
+    true = layer(raw["betas"], raw["body_pose"], raw["global_orient"])
+    posed = layer(found.betas[:, None], found.pose_rotmat[:, :, 1:], found.pose_rotmat[:, :, 0])
+    facing = torch.eye(3).expand(len(true.joints), 1, 24, 3, 3).clone()
+    facing[:, :, 0] = torch.diag(torch.tensor([1.0, -1.0, -1.0]))  # The camera's y points down, its z away.
+    still = layer(torch.zeros(len(facing), 1, 10), facing[:, :, 1:], facing[:, :, 0])
+    best = torch.arange(len(found.best)), found.best
+    rows: list[dict[str, str | float]] = []
+    for method, joints, vertices in (
+        ("facing the camera", still.joints, still.vertices),
+        (
+            f"Diff-HMR, n = {hypotheses}, chosen without truth",
+            posed.joints[best][:, None],
+            posed.vertices[best][:, None],
+        ),
+        (f"Diff-HMR, n = {hypotheses}, least of each metric", posed.joints, posed.vertices),
+    ):
+        scores = evaluate(IMAGE_PROTOCOL, joints, true.joints, None, vertices, true.vertices)
+        values = {f"{name.upper().replace('_', '-')} mm": float(value.mean()) for name, value in scores.items()}
+        rows.append({"data": "rendered pictures", "method": method} | {k: round(v, 1) for k, v in values.items()})
+    for number in range(3):
+        one = slice(number, number + 1)
+        photo = batch["image"][number] * torch.tensor(IMAGENET_STD)[:, None, None]
+        photo = photo + torch.tensor(IMAGENET_MEAN)[:, None, None]
+        figure = hypotheses_mesh_panel(
+            (photo.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy(),
+            posed.vertices[one] + found.transl[one, None, None],
+            found.best[one],
+            layer.model.faces,
+            batch["K"][number],
+            title=f"Diff-HMR on a rendered picture, {hypotheses} hypotheses",
+        )
+        write_bytes(output.file(f"rendered_{number}.png"), figure_png(figure))
     return rows
 
 
@@ -242,7 +298,10 @@ def table(rows: list[dict[str, str | float]]) -> str:
 
 
 def page(
-    pictures: list[tuple[str, str, str]], rows: list[dict[str, str | float]], bodies: list[dict[str, str | float]]
+    pictures: list[tuple[str, str, str]],
+    rows: list[dict[str, str | float]],
+    bodies: list[dict[str, str | float]],
+    images: list[dict[str, str | float]],
 ) -> str:
     """A page that shows every picture with the command that made it, and the tables."""
     figures = "".join(
@@ -256,6 +315,10 @@ def page(
         f"<figure><img src='{f'{name}_{method}'.replace(' ', '_').lower()}.png' alt='{method} on {name}'></figure>"
         for name in names
         for method in METHODS
+        if method != "diffhmr"
+    )
+    truths += "".join(
+        f"<figure><img src='rendered_{n}.png' alt='Diff-HMR on a rendered picture'></figure>" for n in range(3)
     )
 
     def html_table(lines: list[dict[str, str | float]]) -> str:
@@ -271,10 +334,11 @@ table {{ border-collapse: collapse }}
 td, th {{ padding: .3rem .9rem; border-bottom: 1px solid #e5e7eb; text-align: left }}
 td:nth-child(n+3) {{ text-align: right; font-variant-numeric: tabular-nums }}
 </style>
-<h1>humandiff demo: ScoreHMR, ZeDO and DiffuPose</h1>
+<h1>humandiff demo: ScoreHMR, ZeDO, DiffuPose and Diff-HMR</h1>
 <p>2D keypoints in, a body or many 3D poses out. ScoreHMR fits a body, guided by its diffusion model; ZeDO fits a pose
-prior to the keypoints, DiffuPose samples poses given them. All were trained on CMU motion capture. The cameras of the
-photographs are unknown, so a focal length was assumed (each panel says which).</p>
+prior to the keypoints, DiffuPose samples poses given them. Diff-HMR looks at the picture itself: it samples bodies, and
+the keypoints only pick one; its open weights have seen rendered pictures alone. All were trained on CMU motion
+capture. The cameras of the photographs are unknown, so a focal length was assumed (each panel says which).</p>
 {figures}
 <h2>Motion with known truth</h2>
 <p>Protocol {html.escape(PROTOCOL.describe())}. Few poses, so that the demo is quick; the method card has the numbers
@@ -282,6 +346,8 @@ of the whole test.</p>
 {html_table(rows)}
 <p>Protocol {html.escape(BODY_PROTOCOL.describe())}.</p>
 {html_table(bodies)}
+<p>Protocol {html.escape(IMAGE_PROTOCOL.describe())}.</p>
+{html_table(images)}
 {truths}
 </html>
 """

@@ -139,7 +139,9 @@ def _crops(rows: int, size: int) -> Case:
 
     variants = {
         OURS: Variant(ours),
-        "one by one": Variant(lambda: plain_crops(batch, size, MARGIN, 0), note="PIL and numpy, rounded to 8 bits"),
+        "plain": Variant(
+            lambda: plain_crops(batch, size, MARGIN, 0), note="one by one: PIL and numpy, rounded to 8 bits"
+        ),
     }
     return Case("diffhmr", f"random crops of {size} px with labels, {rows} rows", variants, "relative")
 
@@ -149,7 +151,7 @@ def _pictures(rows: int) -> Case:
     path = shard_path(ASSETS, SAMPLE, 0, 1)
     variants = {
         OURS: Variant(lambda: dataset.__getitems__(range(rows))["image"], note="labels too"),
-        "h5py": Variant(lambda: plain_pictures(path, rows), note="the file opened for every row, no labels"),
+        "plain": Variant(lambda: plain_pictures(path, rows), note="h5py, the file opened for every row, no labels"),
     }
     return Case("diffhmr", f"OpenImages, {rows} pictures of 96 px", variants)
 
@@ -174,7 +176,7 @@ def _scoring(people: int, hypotheses: int) -> Case:
         return _in_order(plain_scores(body, pose[:, 1:], betas[1], true, betas[0], best))
 
     name = f"scores of {people} people x {hypotheses} meshes"
-    variants = {OURS: Variant(ours), "one by one": Variant(plain, note="smplx and numpy")}
+    variants = {OURS: Variant(ours), "plain": Variant(plain, note="one by one: smplx and numpy")}
     return Case("diffhmr", name, variants, "relative")
 
 

@@ -12,7 +12,7 @@ from benchmarks.timing import OURS, Measured
 
 RELEASED = "released program (another run)"
 _COLOURS = {OURS: "#2477b3", RELEASED: "#c8ced6"}
-_OTHERS = ("#e8761a", "#3a9a5b", "#8a5bb5")
+_OTHERS = ("#e8761a", "#3a9a5b", "#8a5bb5", "#c2417c", "#7a7f87", "#b59a2b")
 _BAR, _MARGIN = 0.22, 0.6  # inches
 _WIDTH = 10.0
 

@@ -72,6 +72,8 @@ class DiffHMRDataModule(PoseDataModule):
             ValueError: A file does not fit, raw crops have another margin than the augmentation takes them for, or
                 there is nothing to predict.
         """
+        if stage == "predict" and self.predict is None:
+            raise ValueError("data.predict.photo: `predict` needs a photograph, or a folder of them")
         super().setup(stage)
         joined = [] if self.train_set is None else self.train_set.datasets
         for dataset in (*joined, *self.val_sets.values(), *self.test_sets.values(), self.predict_set):

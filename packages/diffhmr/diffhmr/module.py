@@ -119,7 +119,7 @@ class DiffHMR(LightningModule):
         backbone: timm's name of the encoder's network.
         pretrained: Whether the backbone begins with timm's published weights.
         checkpoint: A local file of weights of the backbone in place of those.
-        encoder_weights: An encoder that this method has trained (shipped name or file), to begin with.
+        init_weights: A run of this method (shipped name or file) whose encoder and regressor this one begins with.
         freeze_encoder: Whether the encoder stays as it is.
         image_size: Side of the crops, pixels; must be the data's ``augmentation.size``.
         estimator: What gives the pose: the diffusion model, or the regressor (one output; the comparison).
@@ -153,7 +153,7 @@ class DiffHMR(LightningModule):
         backbone: str = "resnet50",
         pretrained: bool = True,
         checkpoint: Path | None = None,
-        encoder_weights: str | None = None,
+        init_weights: str | None = None,
         freeze_encoder: bool = False,
         image_size: int = 224,
         estimator: Literal["diffusion", "regression"] = "diffusion",
@@ -193,7 +193,7 @@ class DiffHMR(LightningModule):
                 f"{noise_draws}, {num_hypotheses}, {val_hypotheses}, {counts}"
             )
         # Weights that are loaded afterwards make the published ones a download for nothing.
-        needless = weights is not None or encoder_weights is not None
+        needless = weights is not None or init_weights is not None
         self.encoder = ImageEncoder(backbone, pretrained and not needless, checkpoint)
         grid = self.encoder.num_cells(image_size)
         self.regressor = Regressor(
@@ -224,7 +224,7 @@ class DiffHMR(LightningModule):
         self.pick = pick
         self.counts = tuple(count for count in counts if count <= num_hypotheses)
         self.protocol = get_protocol(protocol)
-        self.weights, self.encoder_weights = weights, encoder_weights
+        self.weights, self.init_weights = weights, init_weights
         self.lr, self.encoder_lr, self.lr_schedule, self.warmup_steps = lr, encoder_lr, lr_schedule, warmup_steps
         self.seed = seed
         self.body_model = load_body_model(body_model)
@@ -378,8 +378,9 @@ class DiffHMR(LightningModule):
         folder = Path(__file__).parent
         if self.weights is not None:
             load_weights(resolve_weights(self.weights, folder), self, METHOD)
-        elif self.encoder_weights is not None and fresh:
-            load_weights(resolve_weights(self.encoder_weights, folder), self.encoder, METHOD, "encoder.")
+        elif self.init_weights is not None and fresh:
+            for part in ("encoder", "regressor"):
+                load_weights(resolve_weights(self.init_weights, folder), getattr(self, part), METHOD, f"{part}.")
 
     def _losses(self, batch: PoseSample, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         weights = self.loss_weights

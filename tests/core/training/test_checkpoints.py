@@ -165,6 +165,21 @@ def test_a_part_that_nobody_has_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "a.safetensors").exists()
 
 
+def test_half_of_the_size_comes_back_in_32_bits(tmp_path: Path) -> None:
+    saved, loaded = Tiny(), Tiny()
+    path = tmp_path / "half.safetensors"
+    save_weights(path, saved, "tiny", {}, half=True)
+    assert read_weights(path, "tiny")[0]["layer.weight"].dtype == torch.float16
+    load_weights(path, loaded, "tiny")
+    assert loaded.layer.weight.dtype == torch.float32
+    torch.testing.assert_close(loaded.layer.weight, saved.layer.weight, rtol=1e-3, atol=1e-6)
+    assert torch.equal(loaded.faces, saved.faces)
+    with torch.no_grad():
+        saved.layer.bias[0] = 1e6
+    with pytest.raises(ValueError, match="half: layer.bias holds numbers that 16 bits cannot"):
+        save_weights(path, saved, "tiny", {}, half=True)
+
+
 def test_shipped_names_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "weights").mkdir()
     shipped, own = tmp_path / "weights" / "cmu.safetensors", tmp_path / "own.safetensors"

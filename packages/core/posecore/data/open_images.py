@@ -108,6 +108,7 @@ class _Pictures:
     start: np.ndarray
     end: np.ndarray
     raw_size: int
+    margin: float
 
     def __call__(self, rows: Sequence[int]) -> UInt8[Tensor, "crops 3 size size"]:
         out = np.empty((len(rows), self.raw_size, self.raw_size, 3), dtype=np.uint8)
@@ -209,6 +210,7 @@ class OpenImages(PoseTable):
             np.concatenate(begins)[kept],
             np.concatenate(ends)[kept],
             raw_size,
+            self.crop_margin,
         )
         super().__init__(JOINTS_44, take(samples, kept.tolist()), pictures if images else None)
 

@@ -30,7 +30,9 @@ def check_stamp(checkpoint: dict[str, Any], method: str) -> None:
         raise ValueError(f"ckpt_path: this is {whose}; {method} needs one that `{method} fit` wrote")
 
 
-def save_weights(path: Path, module: nn.Module, method: str, about: dict[str, str], only: str = "") -> None:
+def save_weights(
+    path: Path, module: nn.Module, method: str, about: dict[str, str], only: str = "", half: bool = False
+) -> None:
     """Writes a module's state dict as safetensors, with the method's name and what the file is.
 
     Args:
@@ -39,14 +41,19 @@ def save_weights(path: Path, module: nn.Module, method: str, about: dict[str, st
         method: The method's name, checked on loading.
         about: What a reader should know: data, config, commit, seed.
         only: Keeps the names that begin with this, for example "features.".
+        half: Whether numbers are stored in 16 bits (IEEE half), for a file of half the size; loading makes 32 of them.
 
     Raises:
-        ValueError: No name begins with ``only``.
+        ValueError: No name begins with ``only``, or a number is too large for 16 bits.
     """
     state = {name: value for name, value in module.state_dict().items() if name.startswith(only)}
     if not state:
         raise ValueError(f"only: no weight of {method} begins with {only!r}")
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    if half:
+        tensors = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
+        if large := [name for name, value in tensors.items() if not bool(value.isfinite().all())]:
+            raise ValueError(f"half: {large[0]} holds numbers that 16 bits cannot")
     write_bytes(path, save(tensors, metadata={STAMP: method, "about": json.dumps(about, sort_keys=True)}))
 
 

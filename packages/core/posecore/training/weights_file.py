@@ -14,12 +14,14 @@ class WeightsFile(Callback):
         path: Where to; ``weights.safetensors`` in the run's log folder where None.
         about: What the weights were trained on, in words; kept in the file.
         only: Keeps the names that begin with this.
+        half: Whether numbers are stored in 16 bits, for a file of half the size.
     """
 
-    def __init__(self, path: Path | None = None, about: str = "", only: str = "") -> None:
+    def __init__(self, path: Path | None = None, about: str = "", only: str = "", half: bool = False) -> None:
         self.path = path
         self.about = about
         self.only = only
+        self.half = half
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the file."""
@@ -28,4 +30,4 @@ class WeightsFile(Callback):
         path = self.path or Path(trainer.log_dir or trainer.default_root_dir) / "weights.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         about = {"about": self.about, "steps": str(trainer.global_step)}
-        save_weights(path, pl_module, type(pl_module).__name__.lower(), about, self.only)
+        save_weights(path, pl_module, type(pl_module).__name__.lower(), about, self.only, self.half)
