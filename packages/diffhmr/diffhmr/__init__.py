@@ -3,8 +3,6 @@
 A denoiser over the 24 joints' rotations is conditioned on an image feature; sampling it from different noise gives
 different bodies that all explain the picture, where a regressor gives one.
 
-Not in this release: the package holds this description and nothing else.
-
 References:
     H. Cho, J. Kim: Generative Approach for Probabilistic Human Mesh Recovery using Diffusion
     Models. ICCV Workshops 2023.

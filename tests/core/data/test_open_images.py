@@ -198,22 +198,17 @@ def write_cache(path: Path, count: int, shift: float, **changes: np.ndarray) -> 
     return {key: torch.from_numpy(value) for key, value in table.items()}
 
 
-def test_every_set_has_its_own_start(tmp_path: Path, shipped: OpenImages) -> None:
+def test_a_start_has_a_row_for_each_row_that_is_taken(tmp_path: Path, shipped: OpenImages) -> None:
     write_set(tmp_path, shipped)
-    write_set(tmp_path, shipped, "b", (4,), first=8)  # whose settings say "a": folders are renamed
-    a, b = write_cache(tmp_path / "a.npz", 8, 0.0), write_cache(tmp_path / "b.npz", 4, 0.5)
-    found = OpenImages(tmp_path, ["a", "b"], stride=3, start=["a.npz", "b.npz"]).samples
-    for key, source in (("start_betas", "pred_betas"), ("start_transl", "pred_cam_t")):
-        assert torch.equal(cast(dict[str, Tensor], found)[key], torch.cat((a[source], b[source]))[::3])
-    pose = torch.cat((a["pred_pose"], b["pred_pose"]))[::3]
-    assert torch.equal(found["start_global_orient"], pose[:, 0])
-    assert torch.equal(found["start_body_pose"], pose[:, 1:])
-    twice = OpenImages(tmp_path, ["b", "b"], start=["b.npz", "b.npz"]).samples
-    assert torch.equal(twice["start_transl"], b["pred_cam_t"].repeat(2, 1))
-    with pytest.raises(ValueError, match=r"b\.npz: holds 4 estimates, but the data set has 8 rows"):
-        OpenImages(tmp_path, ["a", "b"], start=["b.npz", "a.npz"])
-    with pytest.raises(ValueError, match="start: 1 caches for 2 sets, expected one for each set"):
-        OpenImages(tmp_path, ["a", "b"], start=["a.npz"])
+    write_set(tmp_path, shipped, "b", (4,), first=8)
+    cache = write_cache(tmp_path / "start.npz", 4, 0.5)
+    found = OpenImages(tmp_path, ["a", "b"], stride=3, start="start.npz").samples
+    assert torch.equal(found["start_betas"], cache["pred_betas"])
+    assert torch.equal(found["start_transl"], cache["pred_cam_t"])
+    assert torch.equal(found["start_global_orient"], cache["pred_pose"][:, 0])
+    assert torch.equal(found["start_body_pose"], cache["pred_pose"][:, 1:])
+    with pytest.raises(ValueError, match=r"start\.npz: holds 4 estimates, but the data set has 12 rows"):
+        OpenImages(tmp_path, ["a", "b"], start="start.npz")
 
 
 def test_a_start_may_be_the_crop_s_camera(tmp_path: Path, shipped: OpenImages) -> None:
@@ -221,7 +216,7 @@ def test_a_start_may_be_the_crop_s_camera(tmp_path: Path, shipped: OpenImages) -
     write_set(tmp_path, shipped, counts=(4,))
     camera = np.tile(np.float32([0.9, 0, 0]), (4, 1))
     write_cache(tmp_path / "a.npz", 4, 0.0, pred_cam=camera, pred_cam_t=np.zeros(0))
-    found = OpenImages(tmp_path, ["a"], start=["a.npz"]).samples
+    found = OpenImages(tmp_path, ["a"], start="a.npz").samples
     K = torch.tensor([[5000.0, 0, 0], [0, 5000, 0], [0, 0, 1]]).repeat(4, 1, 1)
     K[:, :2, 2] = found["image_size"] / 2
     torch.testing.assert_close(project(found["start_transl"][:, None], K)[:, 0], found["box"][:, :2], rtol=0, atol=0.05)

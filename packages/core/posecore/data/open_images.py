@@ -5,7 +5,6 @@ import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -148,7 +147,7 @@ class OpenImages(PoseTable):
         stride: Takes every ``stride``-th row.
         noise: 2D noise; None gives exact 2D. Confidence is 0 outside of the picture, else 1.
         seed: Changes the noise.
-        start: Caches of estimates (`read_start_estimates`), one for each set, all rows of it: where a fit starts.
+        start: Cache of estimates (`read_start_estimates`) of the rows that are taken, in order: where a fit starts.
         images: Whether rows have ``image``.
 
     Raises:
@@ -163,16 +162,13 @@ class OpenImages(PoseTable):
         stride: int = 1,
         noise: DetectorNoise | None = None,
         seed: int = 0,
-        start: Sequence[str] = (),
+        start: str | None = None,
         images: bool = True,
     ) -> None:
         if not sets or stride < 1:
             raise ValueError(f"sets and stride: expected at least one set and 1, got {list(sets)} and {stride}")
-        if start and len(start) != len(sets):
-            raise ValueError(f"start: {len(start)} caches for {len(sets)} sets, expected one for each set")
         folder = root / FOLDER if (root / FOLDER).is_dir() else root
-        shards = [_shards(folder, name) for name in sets]
-        files = [path for of_set in shards for path in of_set]
+        files = [path for name in sets for path in _shards(folder, name)]
         settings = [read_settings(path) for path in files]
         shape = {(made["raw_size"], made["crop_margin"]) for made in settings}
         if len(shape) != 1:
@@ -189,17 +185,6 @@ class OpenImages(PoseTable):
         samples["joints_rel"] = samples["joints_cam"] - samples["joints_cam"][:, list(JOINTS_44.root)].mean(1, True)
         samples["joints_known"] = torch.ones(samples["joints_cam"].shape[:2], dtype=torch.bool)
         _add_keypoints(samples, noise, seed)
-        if start:
-            first = 0
-            starts = []
-            rows = iter([len(end) for end in ends])
-            for of_set, cache in zip(shards, start, strict=True):
-                count = sum(islice(rows, len(of_set)))
-                part = take(samples, range(first, first + count))
-                boxes = CropBoxes(part["box"][:, :2], part["box"][:, 2], part["image_size"])
-                starts.append(cast(PoseSample, read_start_estimates(root / cache, count, boxes)))
-                first += count
-            samples = cast(PoseSample, {**samples, **concatenate(starts)})
         shard = np.repeat(np.arange(len(files)), [len(end) for end in ends])
         begins = [np.concatenate(([0], end[:-1])) for end in ends]
         kept = np.arange(0, len(shard), stride)
@@ -212,7 +197,11 @@ class OpenImages(PoseTable):
             raw_size,
             self.crop_margin,
         )
-        super().__init__(JOINTS_44, take(samples, kept.tolist()), pictures if images else None)
+        samples = take(samples, kept.tolist())
+        if start is not None:
+            boxes = CropBoxes(samples["box"][:, :2], samples["box"][:, 2], samples["image_size"])
+            samples = cast(PoseSample, {**samples, **read_start_estimates(root / start, len(kept), boxes)})
+        super().__init__(JOINTS_44, samples, pictures if images else None)
 
 
 def shard_path(folder: Path, name: str, number: int, total: int) -> Path:
