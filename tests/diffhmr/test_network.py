@@ -189,7 +189,7 @@ def test_unet_refuses_another_conditioning() -> None:
 def regressor(with_pose: bool) -> Regressor:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Regressor(16, 4, 8, 8, with_pose)
+        return Regressor(16, 4, 8, 8, with_pose, dropout=0.5)
 
 
 @pytest.mark.parametrize("with_pose", [True, False])
@@ -210,7 +210,7 @@ def test_regressor_follows_the_image_with_a_positive_scale() -> None:
         nn.init.normal_(head.weight, std=3)  # type: ignore[union-attr]
     found = network(10 * draw(50, 16, 2, 2))
     assert found.cam_s_tx_ty[:, 0].min() > 0
-    assert found.cam_s_tx_ty[:, 0].std() > 0.1
+    assert found.cam_s_tx_ty[:, 0].std() > 0.01
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(network(10 * draw(50, 16, 2, 2)).betas, found.betas)
 
@@ -218,6 +218,6 @@ def test_regressor_follows_the_image_with_a_positive_scale() -> None:
 def test_regressor_is_trained() -> None:
     network = regressor(True).train()
     found = network(draw(64, 16, 2, 2))
-    assert not torch.equal(found.betas, network(draw(64, 16, 2, 2)).betas), "other images"
+    assert not torch.equal(found.betas, network(draw(64, 16, 2, 2)).betas), "dropout"
     (found.betas.square().sum() + found.cam_s_tx_ty.square().sum() + found.pose_rot6d.square().sum()).backward()
     assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []

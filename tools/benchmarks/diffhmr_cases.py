@@ -153,7 +153,7 @@ def _pictures(rows: int) -> Case:
         OURS: Variant(lambda: dataset.__getitems__(range(rows))["image"], note="labels too"),
         "plain": Variant(lambda: plain_pictures(path, rows), note="h5py, the file opened for every row, no labels"),
     }
-    return Case("diffhmr", f"OpenImages, {rows} pictures of 96 px", variants)
+    return Case("diffhmr", f"OpenImages, {rows} pictures of 144 px", variants)
 
 
 def _scoring(people: int, hypotheses: int) -> Case:

@@ -20,6 +20,7 @@ from posecore.geometry.rotation import axis_angle_to_rotmat
 from posecore.render.rasterizer import rasterize
 
 MADE = {"set": "a", "raw_size": 32, "crop_margin": 1.5}
+RAW = 144  # px, of the shipped sample
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_the_shipped_set(shipped: OpenImages) -> None:
     batch = shipped.__getitems__(range(len(shipped)))
     assert len(shipped) >= 32
     assert batch["image"].dtype == torch.uint8
-    assert batch["image"].shape == (len(shipped), 3, 96, 96)
+    assert batch["image"].shape == (len(shipped), 3, RAW, RAW)
     assert batch["image"].float().std(dim=(2, 3)).mean(dim=1).min() > 5, "no picture is empty"
     assert len({picture.numpy().tobytes() for picture in batch["image"]}) == len(shipped)
     assert batch["smpl24_visible"].dtype == torch.bool
@@ -132,7 +133,7 @@ def test_labels_fit_one_another(shipped: OpenImages) -> None:
 
 def silhouettes(dataset: OpenImages, margin: float) -> Tensor:
     """Where the naked body lies in the raw crops, if these are ``margin`` times the boxes."""
-    model, rows, size = load_body_model(), dataset.samples, 96
+    model, rows, size = load_body_model(), dataset.samples, RAW
     body = SMPLLayer(model, joints=())(*(rows[key] for key in ("betas", "body_pose", "global_orient", "transl")))
     K = crop_intrinsics(rows["K"], rows["box"][:, :2], rows["box"][:, 2] * margin, size)
     return torch.stack(
@@ -155,8 +156,8 @@ def test_pictures_show_what_the_labels_say() -> None:
     rows = shown.samples
     inside = silhouettes(shown, shown.crop_margin)
     assert 0.03 < inside.float().mean() < 0.4
-    K = crop_intrinsics(rows["K"], rows["box"][:, :2], rows["box"][:, 2] * 1.5, 96)
-    column, row = project(rows["joints_smpl24_cam"], K).long().clamp(0, 95).unbind(-1)
+    K = crop_intrinsics(rows["K"], rows["box"][:, :2], rows["box"][:, 2] * 1.5, RAW)
+    column, row = project(rows["joints_smpl24_cam"], K).long().clamp(0, RAW - 1).unbind(-1)
     on_body = inside[torch.arange(len(inside))[:, None], row, column]
     assert on_body[rows["smpl24_visible"]].float().mean() > 0.98
 

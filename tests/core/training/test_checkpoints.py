@@ -176,7 +176,7 @@ def test_half_of_the_size_comes_back_in_32_bits(tmp_path: Path) -> None:
     assert torch.equal(loaded.faces, saved.faces)
     with torch.no_grad():
         saved.layer.bias[0] = 1e6
-    with pytest.raises(ValueError, match="half: layer.bias holds numbers that 16 bits cannot"):
+    with pytest.raises(ValueError, match=r"half: layer\.bias holds numbers that 16 bits cannot"):
         save_weights(path, saved, "tiny", {}, half=True)
 
 

@@ -82,8 +82,8 @@ def test_every_set_gets_its_file(tmp_path: Path, data: ToyData) -> None:
             assert {key: file[key].dtype for key in file} == dict.fromkeys(
                 ("pred_pose", "pred_betas", "pred_cam_t"), np.dtype("float32")
             )
-    start = str(tmp_path / "new" / "folder" / "one.npz")
-    fit = OpenImages(tmp_path, ["sample"], stride=2, start=[start], images=False)
+    start = str(tmp_path / "new" / "folder" / "two.npz")
+    fit = OpenImages(tmp_path, ["sample"], stride=4, start=start, images=False)
     assert torch.equal(fit.samples["start_betas"], fit.samples["betas"] + 1)
 
 
