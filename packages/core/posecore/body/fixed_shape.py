@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from posecore.body.named_joints import NamedJoints
+from posecore.geometry.precision import full_precision
 
 _ZERO_LENGTH = 1e-12
 
@@ -33,6 +34,7 @@ class FixedShapeJoints:
         return not (named.layer._has_posedirs and named.layer._template.numel())
 
     @torch.no_grad()
+    @full_precision
     def __init__(self, named: NamedJoints, betas: Float[Tensor, "people betas"]) -> None:
         if not self.supports(named):
             raise ValueError("named: its vertices move with pose blend shapes; use the joints themselves")
@@ -114,6 +116,7 @@ class _Joints(torch.autograd.Function):
     """Gram-Schmidt, forward kinematics and the points that joints hold."""
 
     @staticmethod
+    @full_precision
     def forward(ctx: Any, pose_rot6d: Tensor, body: FixedShapeJoints) -> Tensor:
         pose = pose_rot6d.transpose(0, 1).index_select(0, body.order)
         first, second = pose[..., :3], pose[..., 3:]
@@ -141,6 +144,7 @@ class _Joints(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @full_precision
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         body: FixedShapeJoints = ctx.body
         second, x, y, length, height, along, local, world = ctx.saved_tensors
