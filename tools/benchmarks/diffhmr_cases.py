@@ -23,7 +23,7 @@ from posecore.data.sample import PoseSample
 from posecore.geometry.rotation import axis_angle_to_rotmat
 from posecore.metrics.protocols import get_protocol
 
-OPEN: dict[str, Any] = {"backbone": "regnetx_004", "image_size": 112, "dim": 32}
+OPEN: dict[str, Any] = {"backbone": "resnet10t", "image_size": 96, "dim": 32}
 PAPER: dict[str, Any] = {"backbone": "resnet50", "image_size": 224, "dim": 64}
 QUICK: dict[str, Any] = {"backbone": "regnetx_002", "image_size": 64, "dim": 16, "hidden_dim": 32}
 MARGIN = 1.5

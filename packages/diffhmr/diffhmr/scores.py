@@ -105,7 +105,9 @@ class Scores(nn.Module):
             for label, rule in (("min", "min"), ("best", "min_by_mpjpe")) if self.counts else ():
                 protocol = replace(self.protocol, hypotheses=rule)  # type: ignore[arg-type]
                 self.metrics[f"{path}/{label}"] = ProtocolMetric(protocol, counts=self.counts)
-            self.metrics[f"{path}/spread"] = SpreadByVisibility(root=self.protocol.root)
+            self.metrics[f"{path}/spread"] = SpreadByVisibility(
+                root=self.protocol.root, num_joints=self.joint_set.num_joints
+            )
 
     def update(
         self,

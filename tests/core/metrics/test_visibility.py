@@ -85,6 +85,29 @@ def test_error_along_a_line() -> None:
     assert ratio.item() == pytest.approx(math.sqrt(2 / math.pi * (1 + 1 / 25)), rel=0.02)
 
 
+def test_matched_spread_compares_the_same_joints() -> None:
+    """Joint 1 is narrow and mostly hidden, joint 2 wide and mostly seen; hiding makes both twice as wide."""
+    size = 4000
+    pred, _ = clouds(size, joints=4)
+    share = torch.tensor([1.0, 0.1, 0.9, 1.0])  # joint 3 is always seen, and is on one side only
+    visible = torch.rand(size, 4, generator=torch.Generator().manual_seed(2)) < share
+    wide = torch.tensor([1.0, 1.0, 10.0, 5.0]) * torch.where(visible, 1.0, 2.0)
+    middle = pred.mean(1, keepdim=True)
+    metric = SpreadByVisibility(root=None, num_joints=4)
+    for rows in (slice(0, 900), slice(900, size)):
+        part = middle[rows] + wide[rows, None, :, None] * (pred - middle)[rows]
+        metric.update(part, middle[rows, 0], visible[rows])
+    found = metric.compute()
+    assert found["spread_occluded"] < found["spread_visible"], "other joints"
+    assert found["spread_matched_occluded"] / found["spread_matched_visible"] == pytest.approx(2, rel=0.03)
+    own = SpreadByVisibility(root=None)
+    own.update(middle + wide[:, None, :, None] * (pred - middle), middle[:, 0], visible)
+    torch.testing.assert_close({name: found[name] for name in own.compute()}, own.compute())
+    apart = SpreadByVisibility(root=None, num_joints=4)
+    apart.update(pred, middle[:, 0], torch.ones(size, 4, dtype=torch.bool))
+    assert apart.compute()["spread_matched_visible"].isnan()
+
+
 def test_a_side_without_joints_is_nan() -> None:
     pred, target = clouds(3)
     metric = SpreadByVisibility(F.CALIBRATION_LEVELS)

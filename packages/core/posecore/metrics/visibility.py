@@ -21,6 +21,9 @@ class SpreadByVisibility(PoseMetric):
     error       mean distance of the hypotheses' mean to the truth, mm
     coverage    share of joints of ``functional.joint_coverage`` at a level: the truth is among the central 50 %, 90 %,
                 .. of the hypotheses
+    matched     with ``num_joints``: spread joint by joint, mean over the joints that occur on both sides. Which joints
+                are hidden is no accident (the trunk's, below the surface, near the root), so only this compares like
+                with like
     ==========  ========================================================================================================
 
     All are means over joints, not over poses, after root alignment; a single root joint is left out. Hypotheses that
@@ -34,16 +37,20 @@ class SpreadByVisibility(PoseMetric):
     Args:
         levels: Nominal coverages q in (0, 1]; ``functional.CALIBRATION_LEVELS`` gives the whole curve.
         root: Joints whose mean is subtracted from each pose first; None leaves the positions as they are.
+        num_joints: Joints of a pose, for ``matched``; 0 leaves it out.
         **kwargs: For ``torchmetrics.Metric``.
     """
 
     higher_is_better = None
 
-    def __init__(self, levels: Sequence[float] = (0.5, 0.9), root: Root = (0,), **kwargs: Any) -> None:
+    def __init__(
+        self, levels: Sequence[float] = (0.5, 0.9), root: Root = (0,), num_joints: int = 0, **kwargs: Any
+    ) -> None:
         names = ("spread", "error", *(f"coverage_{100 * level:g}" for level in levels))
-        super().__init__(num_rows=len(_SIDES) * len(names), **kwargs)
+        super().__init__(num_rows=len(_SIDES) * (len(names) + num_joints), **kwargs)
         self.levels = tuple(levels)
         self.root = root
+        self.num_joints = num_joints
         self.row_names = tuple(f"{name}_{side}" for name in names for side in _SIDES)
 
     def update(
@@ -72,10 +79,28 @@ class SpreadByVisibility(PoseMetric):
         for i, values in enumerate((spread, error, *coverage.unbind(dim=-1))):
             self._add(values, None, free & visible, 2 * i)
             self._add(values, None, free & ~visible, 2 * i + 1)
+        if self.num_joints:
+            first = len(self.row_names)
+            of_joints = spread.detach().double().reshape(-1, self.num_joints)
+            for side in (free & visible, free & ~visible):
+                rows, side = slice(first, first + self.num_joints), side.reshape(-1, self.num_joints)
+                self.total[rows, 0] += torch.where(side, of_joints, 0.0).sum(dim=0)
+                self.count[rows, 0] += side.sum(dim=0)
+                first += self.num_joints
 
     def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
         """``spread_visible``, ``spread_occluded``, ``error_visible``, .., ``coverage_50_visible``, ..: float64.
 
-        NaN where no such joint was seen.
+        With ``num_joints`` also ``spread_matched_visible`` and ``spread_matched_occluded``. NaN where no such joint was
+        seen.
         """
-        return dict(zip(self.row_names, self._row_means(), strict=True))
+        means = self._row_means()
+        found = dict(zip(self.row_names, means, strict=False))
+        if self.num_joints:
+            visible, occluded = means[len(self.row_names) :].split(self.num_joints)
+            on_both = ~(visible.isnan() | occluded.isnan())
+            found |= {
+                f"spread_matched_{name}": side[on_both].mean()
+                for name, side in zip(_SIDES, (visible, occluded), strict=True)
+            }
+        return found
