@@ -257,7 +257,7 @@ class Regressor(nn.Module):
     """R(z): shape and camera, which the paper leaves deterministic; for the comparison also one pose.
 
     Deviation: the paper says "MLP-based" and that z is not pooled. The grid's cells, brought to a smaller width, and
-    their mean go through two hidden layers. (From the mean alone, as in SPIN, where things are is learnt far slower.)
+    their mean go through two hidden layers: the cells say where things are, which the mean, SPIN's input, does not.
 
     Args:
         dim: Channels of z.
