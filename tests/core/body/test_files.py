@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+from smplx.vertex_ids import vertex_ids
 
 from posecore.body.files import OPEN_BODY, load_body_model
 from posecore.body.skeletons import H36M_17
@@ -168,7 +169,18 @@ def test_reads_mano(tmp_path, monkeypatch):
         assert_holds(body, arrays)
         np.testing.assert_allclose(body.hand_components, arrays["hands_components"], rtol=1e-6)
         np.testing.assert_allclose(body.hand_mean, arrays["hands_mean"], rtol=1e-6)
-        assert body.landmark_names == ()
+        tips = {"thumb_tip": 744, "index_tip": 320, "middle_tip": 443, "ring_tip": 554, "pinky_tip": 671}
+        assert dict(zip(body.landmark_names, body.landmark_vertex_ids.tolist(), strict=True)) == tips
+        assert {name.removesuffix("_tip"): vertex for name, vertex in tips.items()} == vertex_ids["mano"]
+
+
+def test_a_hand_names_its_own_landmarks_and_other_meshes_have_none(tmp_path):
+    arrays = make_arrays(num_vertices=778, num_joints=16)
+    np.savez(tmp_path / "own.npz", **arrays, landmark_names=["rthumb"], landmark_vertex_ids=[7])
+    body = load_body_model(tmp_path / "own.npz")
+    assert (body.landmark_names, body.landmark_vertex_ids.tolist()) == (("r_thumb",), [7])
+    np.savez(tmp_path / "other.npz", **make_arrays(num_vertices=778, num_joints=15))
+    assert load_body_model(tmp_path / "other.npz").landmark_names == ()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 import trimesh
 
 from posecore.body.pyramid import MeshPyramid
+from posecore.testing_hands import write_hand_model
 
 ROOT = Path(__file__).parents[3]
 ASSETS = ROOT / "packages/core/posecore/body/assets"
@@ -216,3 +218,14 @@ def test_tool_builds_a_pyramid_for_a_body_file(tmp_path: Path) -> None:
     command = [sys.executable, "tools/build_open_body.py", "--pyramid-for", str(ASSETS / "open_body.npz")]
     subprocess.run([*command, "--sizes", "500", "--output", str(output)], cwd=ROOT, check=True, capture_output=True)
     assert MeshPyramid.load(output).sizes == (6890, 500)
+
+
+@pytest.mark.slow
+def test_tool_fits_a_hand_s_pyramid_on_posed_hands(tmp_path: Path) -> None:
+    hand, output = write_hand_model(tmp_path / "hand.npz"), tmp_path / "pyramid.npz"
+    command = [sys.executable, "tools/build_open_body.py", "--pyramid-for", str(hand), "--sizes", "195"]
+    result = subprocess.run([*command, "--output", str(output)], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert MeshPyramid.load(output).sizes == (778, 195)
+    found = re.search(r"from 195 [\d.]+ and ([\d.]+) mm", result.stdout)
+    assert found is not None
+    assert float(found[1]) < 2, "closest points are 4 mm off"

@@ -147,6 +147,19 @@ def test_mirrored_rotations_in_the_camera_are_exact() -> None:
         torch.testing.assert_close(cast(Any, out)[key], flip_joints(cast(Any, batch)[key], joint_set))
 
 
+def test_a_mesh_moves_with_the_camera_and_keeps_its_numbers() -> None:
+    batch = people()
+    batch["vertices_cam"] = batch["joints_cam"].clone()
+    out = CropAugmentation(size=32, **EVERYTHING).train(batch, JOINTS_44, rng(1))
+    flip = mirrored(batch, out)
+    assert 0 < int(flip.sum()) < 12
+    torch.testing.assert_close(out["vertices_cam"][~flip], out["joints_cam"][~flip])
+    torch.testing.assert_close(out["vertices_cam"][flip], out["joints_cam"][flip][:, list(JOINTS_44.flip)])
+    assert (out["vertices_cam"] - batch["vertices_cam"]).abs().amax(dim=(1, 2)).max() > 0.1
+    plain = CropAugmentation(size=32).evaluate(batch, JOINTS_44)
+    assert torch.equal(plain["vertices_cam"], batch["vertices_cam"])
+
+
 def test_the_world_stays_or_is_mirrored() -> None:
     batch = people()
     out = CropAugmentation(size=32, **EVERYTHING).train(batch, JOINTS_44, rng(1))

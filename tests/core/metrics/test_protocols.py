@@ -1,7 +1,10 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
+from scipy.linalg import orthogonal_procrustes
+from scipy.spatial import cKDTree
 
 from posecore.body.skeletons import JOINT_SETS, get_joint_set
 from posecore.metrics import functional as F
@@ -236,6 +239,42 @@ def test_mesh_errors_are_aligned_at_the_root_or_by_procrustes() -> None:
     scores = evaluate(hand, pred[:, :1], target, None, 2 * meshes[:, None] + offset, meshes)
     assert scores["f5"].min() == 1
     assert scores["pa_pve"].max() < 1e-6
+
+
+def aligned(pred: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Similarity, mirrored where that is nearer, by scipy, as FreiHAND's program has it."""
+    center, scale = target.mean(axis=0), np.linalg.norm(target - target.mean(axis=0))
+    unit = pred - pred.mean(axis=0)
+    unit /= np.linalg.norm(unit)
+    rotation, of_unit = orthogonal_procrustes(unit, (target - center) / scale)
+    return of_unit * scale * unit @ rotation + center
+
+
+@pytest.mark.parametrize("mirror", [1.0, -1.0])
+@pytest.mark.parametrize("noise", [0.002, 0.01])
+def test_freihand_is_scored_as_its_program_does(noise: float, mirror: float) -> None:
+    rng = np.random.default_rng(0)
+    joints, vertices = 0.05 * rng.normal(size=(4, 21, 3)), 0.05 * rng.normal(size=(4, 200, 3))
+    # Joints and mesh of the prediction are each of a scale and place of their own.
+    flip = [mirror, 1.0, 1.0]
+    pred = 1.2 * (joints + noise * rng.normal(size=joints.shape)) * flip + 0.3
+    meshes = 0.8 * (vertices + noise * rng.normal(size=vertices.shape)) * flip - 0.1
+    expected: dict[str, list[float]] = {"pa_mpjpe": [], "pa_pve": [], "f5": [], "f15": []}
+    for row in range(4):
+        error = np.linalg.norm(aligned(pred[row], joints[row]) - joints[row], axis=1)
+        expected["pa_mpjpe"].append(1000 * error.mean())
+        mesh = aligned(meshes[row], vertices[row])
+        expected["pa_pve"].append(1000 * np.linalg.norm(mesh - vertices[row], axis=1).mean())
+        for metric, threshold in (("f5", 0.005), ("f15", 0.015)):
+            precision = (cKDTree(vertices[row]).query(mesh)[0] < threshold).mean()
+            recall = (cKDTree(mesh).query(vertices[row])[0] < threshold).mean()
+            expected[metric].append(2 * precision * recall / (precision + recall))
+    tensors = [torch.from_numpy(array) for array in (pred[:, None], joints, meshes[:, None], vertices)]
+    scores = evaluate(PROTOCOLS["hmdiff_freihand"], tensors[0], tensors[1], None, tensors[2], tensors[3])
+    assert set(scores) == set(expected)
+    for metric, values in expected.items():
+        np.testing.assert_allclose(scores[metric], values, rtol=1e-6, err_msg=metric)
+    assert 0 < min(expected["f5"]) < max(expected["f15"])
 
 
 def test_acceleration_takes_the_batch_as_a_clip() -> None:

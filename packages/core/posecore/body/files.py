@@ -44,6 +44,10 @@ _SMPL_LANDMARKS = {
 _SMPL_NUM_VERTICES = 6890
 _SMPL_NUM_JOINTS = 24
 
+# Vertices of MANO's mesh at the fingertips, as smplx has them; MANO has no joints there.
+_MANO_LANDMARKS = {"thumb_tip": 744, "index_tip": 320, "middle_tip": 443, "ring_tip": 554, "pinky_tip": 671}
+_MANO_SIZE = (778, 16)  # Vertices and joints.
+
 _H36M_FILE = "J_regressor_h36m.npy"
 _EXTRA_FILE = "SMPL_to_J19.pkl"
 
@@ -65,7 +69,7 @@ class BodyModel:
             file has them or ``J_regressor_h36m.npy`` lies beside it.
         J_regressor_extra: Weights that give joints 25 to 43 of ``JOINTS_44`` of the posed body, where
             ``SMPL_to_J19.pkl`` lies beside the file.
-        landmark_names: Names of vertices at points that 2D detectors find (``"nose"``, ``"l_heel"``).
+        landmark_names: Names of vertices at points that 2D detectors find (``"nose"``, ``"l_heel"``, ``"thumb_tip"``).
         landmark_vertex_ids: Those vertices.
         hand_components: MANO's principal components of the pose, one per row, axis-angle.
         hand_mean: MANO's mean pose, axis-angle.
@@ -201,7 +205,7 @@ def _body_model(
         extra = _dense(extra_file, "the regressor", load_pickle(extra_file, ("scipy.sparse.*",)))
         if extra.shape != (19, vertices):
             raise ValueError(f"{extra_file}: the regressor has shape {extra.shape}, but (19, {vertices}) fits the body")
-    landmarks = _landmarks(content, vertices)
+    landmarks = _landmarks(content, vertices, joints)
     return BodyModel(
         name=file.stem,
         v_template=tensor(v_template),
@@ -245,10 +249,12 @@ def _h36m_regressor(file: Path, regressor: np.ndarray, v_template: np.ndarray) -
     return regressor[[H36M_17.flip[j] if j in legs else j for j in range(H36M_17.num_joints)]]
 
 
-def _landmarks(content: Mapping[str, Any], num_vertices: int) -> dict[str, int]:
+def _landmarks(content: Mapping[str, Any], num_vertices: int, num_joints: int) -> dict[str, int]:
     if "landmark_names" in content:
         names = [_snake_case(str(name)) for name in content["landmark_names"]]
         return dict(zip(names, np.asarray(content["landmark_vertex_ids"]).tolist(), strict=True))
+    if (num_vertices, num_joints) == _MANO_SIZE:
+        return dict(_MANO_LANDMARKS)
     return dict(_SMPL_LANDMARKS) if num_vertices == _SMPL_NUM_VERTICES else {}
 
 

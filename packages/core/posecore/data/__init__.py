@@ -7,6 +7,7 @@ from posecore.data.cmu_rigs import RIGS
 from posecore.data.crops import CroppedPeople, PersonCrops, box_of_keypoints, crop
 from posecore.data.datamodule import PoseDataModule
 from posecore.data.detector_noise import DetectorNoise
+from posecore.data.freihand import FreiHAND
 from posecore.data.motion import Motion
 from posecore.data.open_images import OpenImages
 from posecore.data.sample import SAMPLE_KEYS, PoseSample
@@ -24,6 +25,7 @@ __all__ = [
     "CropBoxes",
     "CroppedPeople",
     "DetectorNoise",
+    "FreiHAND",
     "Motion",
     "OpenImages",
     "PersonCrops",

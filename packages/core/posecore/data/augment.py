@@ -90,7 +90,8 @@ class CropAugmentation:
         The camera turns about its own axis with the picture and is mirrored with it, so joints, rotations and
         translations of the camera frame change, ``betas`` do not. ``transl`` keeps the pelvis where it belongs, since
         SMPL turns about its pelvis. Keypoints that leave the crop keep their confidence, as in SPIN; ``smpl24_visible``
-        becomes False outside the crop and behind occluders. A world frame is mirrored with the picture.
+        becomes False outside the crop and behind occluders. A world frame is mirrored with the picture. So is
+        ``vertices_cam``, vertex by vertex: a right hand becomes a left one, so right hands need ``flip_prob`` 0.
 
         Args:
             batch: With ``image``, a raw crop; ``box`` where anything is in pixels. On any device.

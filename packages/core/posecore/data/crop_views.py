@@ -107,7 +107,7 @@ class CropViews:
         out["image_size"] = torch.full((len(turn), 2), float(size), device=turn.device)
         rotmat = functional.pad(turn, (0, 1, 0, 1))
         rotmat[:, 2, 2] = 1
-        for key in ("joints_cam", "joints_rel", "joints_smpl24_cam"):
+        for key in ("joints_cam", "joints_rel", "joints_smpl24_cam", "vertices_cam"):
             if key in batch:
                 out[key] = rotate_joints(out[key], rotmat)
         for key in ("global_orient", "R_world_to_cam"):

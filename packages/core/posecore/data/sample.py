@@ -31,6 +31,8 @@ class PoseSample(TypedDict, total=False):
     ``betas``              (10,)         SMPL shape, unit: standard deviations
     ``transl``             (3,)          SMPL translation in the camera frame, metres
     ``joints_smpl24_cam``  (24, 3)       the person's own kinematic SMPL joints in the camera frame, metres
+    ``vertices_cam``       (V, 3)        the true full mesh in the camera frame, metres, of data sets that know the mesh
+                                         but no parameters (FreiHAND's hands)
     ``has_pose``           ()            whether ``global_orient`` and ``body_pose`` are known (bool); without this key,
                                          all are
     ``has_betas``          ()            whether ``betas`` are known (bool), likewise
@@ -71,6 +73,7 @@ class PoseSample(TypedDict, total=False):
     betas: Tensor
     transl: Tensor
     joints_smpl24_cam: Tensor
+    vertices_cam: Tensor
     has_pose: Tensor
     has_betas: Tensor
     start_global_orient: Tensor

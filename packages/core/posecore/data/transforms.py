@@ -58,7 +58,8 @@ def flip_sample(sample: PoseSample, joint_set: JointSet) -> PoseSample:
     """The sample of the mirrored picture: what a camera sees that is mirrored together with the person.
 
     World coordinates are mirrored at x = 0 too. ``K`` stays an ordinary camera: the principal point moves to
-    ``width - cx`` and a skew changes its sign. SMPL parameters are those of a body that is symmetric at rest.
+    ``width - cx`` and a skew changes its sign. SMPL parameters are those of a body that is symmetric at rest. Vertices
+    of ``vertices_cam`` keep their numbers, so the mesh is turned inside out.
 
     Args:
         sample: one row or a batch; keys that it lacks stay out.
@@ -75,6 +76,8 @@ def flip_sample(sample: PoseSample, joint_set: JointSet) -> PoseSample:
         flipped["joints_known"] = _swap_sides(sample["joints_known"], joint_set, dim=-1)
     if "joints_smpl24_cam" in sample:
         flipped["joints_smpl24_cam"] = flip_joints(flipped["joints_smpl24_cam"], SMPL_24)
+    if "vertices_cam" in sample:  # No vertices change places: a mirrored right hand is a left one.
+        flipped["vertices_cam"] = sample["vertices_cam"] * _mirror(sample["vertices_cam"])
     needs_width = [key for key in ("joints_2d_px", "joints_2d_true_px", "K") if key in sample]
     if needs_width and "image_size" not in sample:
         raise ValueError(f"sample: mirroring {', '.join(needs_width)} needs the key image_size")

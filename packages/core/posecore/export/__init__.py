@@ -2,7 +2,7 @@
 
 from posecore.export.amass import write_amass
 from posecore.export.files import OutputFolder, atomic_write, write_bytes, write_text
-from posecore.export.meshes import write_obj
+from posecore.export.meshes import write_glb, write_mesh, write_obj, write_ply
 from posecore.export.predictions import (
     PosePredictions,
     read_predictions,
@@ -25,7 +25,10 @@ __all__ = [
     "read_smpl_predictions",
     "write_amass",
     "write_bytes",
+    "write_glb",
+    "write_mesh",
     "write_obj",
+    "write_ply",
     "write_predictions_json",
     "write_predictions_npz",
     "write_smpl_json",

@@ -449,12 +449,14 @@ PROTOCOLS: dict[str, Protocol] = {
             regressor="the Human3.6M regressor on the full mesh",
             reference="HMDiff, Human3.6M P2: S9 and S11, frontal camera (METRO's protocol)",
         ),
+        # FreiHAND's program aligns by scipy's orthogonal_procrustes, which may mirror.
         Protocol(
             "hmdiff_freihand",
             "mano21",
             ("pa_mpjpe", "pa_pve", "f5", "f15"),
+            reflection=True,
             regressor="the MANO regressor and finger tip vertices",
-            reference="HMDiff, FreiHAND; F-scores after alignment",
+            reference="HMDiff, FreiHAND and its evaluation program: joints and mesh aligned apart, F-scores after it",
         ),
         # Diff-HMR does not say how its PVE is aligned. SPIN's program scores no mesh, VIBE's leaves both meshes where
         # the body model puts them. Here both are moved to the regressed pelvis, as the joints are.

@@ -99,6 +99,7 @@ def hypotheses_mesh_panel(
     subtitle: str = "",
     max_shown: int = 5,
     backend: Backend = "software",
+    pick_name: str = "Pick",
 ) -> Figure:
     """One row per person: photograph, the pick over it, all hypotheses over it, both from the side, and some by one.
 
@@ -120,6 +121,7 @@ def hypotheses_mesh_panel(
         subtitle: Smaller text below the title, one line or more.
         max_shown: Most hypotheses that are shown by themselves: the first that are not the pick.
         backend: As for :func:`posecore.render.mesh.render_mesh`.
+        pick_name: What ``best`` is called.
 
     Raises:
         ValueError: There is nobody or no hypothesis, the numbers of people differ, a pick is none of the hypotheses,
@@ -151,7 +153,7 @@ def hypotheses_mesh_panel(
         crop, K_crop = enlarged(photo, K, box)
         side = side_scene(vertices[row])
         size = (CELL_PIXELS, CELL_PIXELS)
-        name = f"Pick (no. {pick})" if count > 1 else "Body"
+        name = f"{pick_name} (no. {pick})" if count > 1 else "Body"
         picked = overlay(crop, vertices[row, pick], faces, K_crop, colors[pick], backend=backend)
         from_side = render_mesh(side.vertices[pick], faces, side.K, size, colors[pick], side.floor, backend=backend)
         cells = [("Photo" if points is None else "Photo and 2D keypoints", crop, box), (name, picked, box)]

@@ -1,6 +1,7 @@
 """What `predict` of a method of SMPL bodies leaves behind: parameters, motions and meshes as files, and pictures."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,14 +55,17 @@ class SMPLWriter(PredictionWriter):
         model: BodyModel = pl_module.body_model  # type: ignore[assignment]
         settings = {**_source(trainer.datamodule.predict), "notes": list(data.notes)}  # type: ignore[attr-defined]
         pick = getattr(pl_module, "pick_statement", "")
-        made = _assemble(type(pl_module).__name__, model, data, outputs, pick, settings)
-        write_smpl_json(folder.file("predictions.json"), made)
-        write_smpl_npz(folder.file("predictions.npz"), made)
-        _write_motions(folder, model, made)
+        made = assemble(type(pl_module).__name__, model, data, outputs, pick, settings)
+        write_smpl(folder, data, model, made)
         if self.meshes:
-            _write_meshes(folder, model, made)
+            _write_meshes(folder, data, model, made)
         write_pictures(folder, data, model, made, self.pictures)
-        print(_summary(made, folder.path, self.meshes))  # noqa: T201
+        files = (*SMPL_FILES, *(["meshes/"] if self.meshes else []), "panel.png")
+        print(summary(data, _details(made), folder.path, files))  # noqa: T201
+
+
+SMPL_FILES = ("predictions.json", "predictions.npz", "amass/")
+"""What `write_smpl` writes."""
 
 
 def _source(given: FitInput | PhotoInput) -> dict[str, Any]:
@@ -69,8 +73,10 @@ def _source(given: FitInput | PhotoInput) -> dict[str, Any]:
     return given.source if isinstance(given, PhotoInput) else {"keypoints": str(given.keypoints)}
 
 
-def _write_motions(folder: OutputFolder, model: BodyModel, made: SMPLPredictions) -> None:
-    """``amass/``: one file per track of a video, or one of a single frame per row."""
+def write_smpl(folder: OutputFolder, data: FitDataset, model: BodyModel, made: SMPLPredictions) -> None:
+    """``predictions.json``, ``predictions.npz``, and ``amass/``: a file per track of a video, or per row."""
+    write_smpl_json(folder.file("predictions.json"), made)
+    write_smpl_npz(folder.file("predictions.npz"), made)
     kinematic = SMPLLayer(model, vertices=())
 
     def rest_pelvis(betas: Tensor) -> Tensor:
@@ -80,32 +86,33 @@ def _write_motions(folder: OutputFolder, model: BodyModel, made: SMPLPredictions
         for person in dict.fromkeys(made.ids):
             write_amass(folder.file(f"amass/{_file_name(person)}.npz"), made, person, rest_pelvis)
         return
-    for row, name in enumerate(_row_names(made)):
+    for row, name in enumerate(row_names(data)):
         # A picture has no frame rate; readers of these files want one.
         one = replace(made.take([row]), fps=30.0)
         write_amass(folder.file(f"amass/{name}.npz"), one, made.ids[row], rest_pelvis)
 
 
-def _write_meshes(folder: OutputFolder, model: BodyModel, made: SMPLPredictions) -> None:
+def _write_meshes(folder: OutputFolder, data: FitDataset, model: BodyModel, made: SMPLPredictions) -> None:
     """``meshes/``: every row's body, or every hypothesis of it."""
     layer = SMPLLayer(model, joints=())
-    for row, name in enumerate(_row_names(made)):
+    for row, name in enumerate(row_names(data)):
         bodies = hypothesis_vertices(layer, made, [row])[0]
         for number, vertices in enumerate(bodies):
             which = "" if made.best is None else f"_hyp{number}"
             write_obj(folder.file(f"meshes/{name}{which}.obj"), vertices, model.faces)
 
 
-def _row_names(made: SMPLPredictions) -> list[str]:
-    """A file name for each row."""
+def row_names(data: FitDataset) -> list[str]:
+    """A file name without suffix for each row."""
+    people, views = data.people, data.samples["view"].tolist()
     names = []
-    for person, image, view, frame in zip(made.ids, made.image_names, made.views, made.frames, strict=True):
-        parts = [Path(image).stem, person, f"view{view}" if max(made.views) else "", f"frame{frame}"]
+    for person, image, view, frame in zip(people.ids, people.image_names, views, people.frames, strict=True):
+        parts = [Path(image).stem, person, f"view{view}" if max(views) else "", f"frame{frame}"]
         names.append(_file_name("_".join(part for part in parts if part)))
     return names
 
 
-def _assemble(
+def assemble(
     method: str,
     model: BodyModel,
     data: FitDataset,
@@ -113,6 +120,16 @@ def _assemble(
     pick: str,
     settings: dict[str, Any],
 ) -> SMPLPredictions:
+    """The bodies of a method's outputs (see `SMPLWriter`) and what is known of the people.
+
+    Args:
+        method: Its name.
+        model: The body.
+        data: The people, in the order of the outputs' rows.
+        outputs: One row each.
+        pick: In words, how ``best`` was chosen.
+        settings: What else a reader needs in order to repeat the run (JSON values).
+    """
     people, samples = data.people, data.samples
     fitted = _estimate(outputs, "")
     start = _estimate(outputs, "start_") if "start_pose_rot6d" in outputs else None
@@ -161,20 +178,33 @@ def _file_name(person: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in person) or "person"
 
 
-def _summary(made: SMPLPredictions, folder: Path, meshes: bool) -> str:
-    def mean(errors: Float[Tensor, " people"]) -> float:
-        seen = errors[errors.isfinite()]
-        return float(seen.mean()) if len(seen) else math.nan
+def summary(data: FitDataset, details: str, folder: Path, files: Sequence[str]) -> str:
+    """What is printed at the end: notes, how many people, the camera, and what was written where.
 
-    after = mean(made.reprojection_error_px)
+    Args:
+        data: The people.
+        details: What there is to say beside their number; begins with a comma or semicolon.
+        folder: Where the files are.
+        files: Their names.
+    """
+    notes = "".join(f"{note}\n" for note in data.notes)
+    return notes + (
+        f"{len(data)} rows of {len(set(data.people.ids))} people{details}\n"
+        f"camera: {data.camera_statement}\n"
+        f"written: {folder}/{', '.join(files)}"
+    )
+
+
+def mean_known(errors: Float[Tensor, " people"]) -> float:
+    """The mean of the errors that are known; NaN where none is."""
+    return float(errors[errors.isfinite()].mean())
+
+
+def _details(made: SMPLPredictions) -> str:
+    after = mean_known(made.reprojection_error_px)
     error = "" if math.isnan(after) else f"; mean reprojection error {after:.1f} px"
     if made.start_reprojection_error_px is not None:
-        before = mean(made.start_reprojection_error_px)
+        before = mean_known(made.start_reprojection_error_px)
         error = f"; mean reprojection error {before:.1f} px before, {after:.1f} px after"
     several = "" if made.hypotheses_body_pose is None else f", {made.hypotheses_body_pose.shape[1]} hypotheses each"
-    notes = "".join(f"{note}\n" for note in made.settings["notes"])
-    return notes + (
-        f"{len(made)} rows of {len(set(made.ids))} people{several}{error}\n"
-        f"camera: {made.camera_statement}\n"
-        f"written: {folder}/predictions.json, predictions.npz, amass/, {'meshes/, ' if meshes else ''}panel.png"
-    )
+    return several + error
