@@ -10,11 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from posecore.body.files import BodyModel, Gender, load_body_model
-from posecore.body.joint_maps import JointMap, joint_map
 from posecore.body.named_joints import NamedJoints
-from posecore.body.skeletons import H36M_17, JOINTS_44, JointSet, get_joint_set
+from posecore.body.skeletons import get_joint_set
 from posecore.body.smpl import SMPLLayer
-from posecore.data.base import PoseDataset, PoseTable
+from posecore.data.base import PoseDataset
+from posecore.data.known_bodies import has_bodies, known_bodies, own_joints
 from posecore.data.sample import PoseSample
 from posecore.metrics.pose import ProtocolMetric
 from posecore.metrics.protocols import Protocol
@@ -22,8 +22,6 @@ from posecore.metrics.visibility import SpreadByVisibility
 
 _BODIES_AT_ONCE = 256  # Bounds the memory of the skinned meshes.
 _MESH_METRICS = frozenset({"pve", "pa_pve"})
-# Where joints44 has two joints for one of Human3.6M's, the one that SPIN's files put at its place.
-_OF_H36M = {"thorax": "neck", "head_top": "head_top_h36m"}
 
 
 class Scorer(nn.Module):
@@ -83,7 +81,6 @@ class Scores(nn.Module):
         self.body_model = body_model
         self.scorer = Scorer(protocol, model)
         self.metrics = nn.ModuleDict()
-        self._own_joints = _map_of_own_joints(self.joint_set)
         self._gendered: dict[str, Scorer] = {}
         self._without_bodies: set[str] = set()
 
@@ -91,7 +88,7 @@ class Scores(nn.Module):
         """Makes the metrics of these sets."""
         stages = {"val": val_sets, "test": test_sets}
         self._without_bodies = {
-            f"{stage}/{name}" for stage, sets in stages.items() for name, data in sets.items() if not _has_bodies(data)
+            f"{stage}/{name}" for stage, sets in stages.items() for name, data in sets.items() if not has_bodies(data)
         }
         errors = tuple(metric for metric in self.protocol.metrics if metric not in _MESH_METRICS)
         brief = replace(self.protocol, metrics=errors)
@@ -121,8 +118,10 @@ class Scores(nn.Module):
         in_full = path.startswith("test/")
         with_mesh = in_full and path not in self._without_bodies
         pred, vertices = self.scorer(betas, pose_rotmat, with_mesh)
-        truth = self._own_truth(batch) if path in self._without_bodies else self._truth(batch, with_mesh)
-        target, true_vertices, known = truth
+        own = path in self._without_bodies
+        target, known, true_vertices = (
+            (*own_joints(batch, self.joint_set), None) if own else self._truth(batch, with_mesh)
+        )
         rows = torch.arange(len(best), device=best.device)
         one = pred[rows, best][:, None], None if vertices is None else vertices[rows, best][:, None]
         self._metric(f"{path}/pick").update(one[0], target, known, one[1], true_vertices)
@@ -151,13 +150,8 @@ class Scores(nn.Module):
     def _metric(self, path: str) -> ProtocolMetric:
         return cast(ProtocolMetric, self.metrics[path])
 
-    def _own_truth(self, batch: PoseSample) -> tuple[Tensor, None, Tensor]:
-        """Joints as the data set has them, such as MPI-INF-3DHP's test set, no mesh, and which joints are known."""
-        known = self._own_joints.apply_confidence(batch["joints_known"].float()) > 0
-        return self._own_joints.apply(batch["joints_cam"]), None, known
-
     def _truth(self, batch: PoseSample, with_mesh: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Joints and vertices of the true bodies, and which joints are known."""
+        """Joints of the true bodies, which of them are known, and vertices."""
         pose = torch.cat((batch["global_orient"][:, None], batch["body_pose"]), dim=1)[:, None]
         genders = batch.get("gender") or ["neutral"] * len(pose)
         joints = pose.new_zeros(len(pose), self.joint_set.num_joints, 3)
@@ -169,8 +163,8 @@ class Scores(nn.Module):
             if mesh is not None:
                 vertices = pose.new_zeros(len(pose), *mesh.shape[2:]) if vertices is None else vertices
                 vertices[rows] = mesh[:, 0]
-        known = _known_bodies(batch)
-        return joints, vertices, None if known is None else known[:, None].expand(-1, joints.shape[1])
+        known = known_bodies(batch)
+        return joints, None if known is None else known[:, None].expand(-1, joints.shape[1]), vertices
 
     def _body(self, gender: str, device: torch.device) -> Scorer:
         if gender == "neutral" or self.body_model is None:
@@ -179,30 +173,6 @@ class Scores(nn.Module):
             model = load_body_model(self.body_model, cast(Gender, gender))
             self._gendered[gender] = Scorer(self.protocol, model)
         return self._gendered[gender].to(device)
-
-
-def _known_bodies(samples: PoseSample) -> Tensor | None:
-    """Rows whose pose and shape are both known; None where all are."""
-    flags = [flag for flag in (samples.get("has_pose"), samples.get("has_betas")) if flag is not None]
-    return torch.stack(flags).all(dim=0) if flags else None
-
-
-def _has_bodies(dataset: PoseDataset) -> bool:
-    """Whether a body is known of anybody in a set."""
-    known = _known_bodies(dataset.samples) if isinstance(dataset, PoseTable) else None
-    return known is None or bool(known.any())
-
-
-def _map_of_own_joints(joint_set: JointSet) -> JointMap:
-    """From the joints of a data set to those that are scored."""
-    general = joint_map(JOINTS_44, joint_set)
-    if joint_set != H36M_17:
-        return general
-    weights = general.weights.clone()
-    for joint, place in _OF_H36M.items():
-        weights[joint_set.index(joint)] = 0
-        weights[joint_set.index(joint), JOINTS_44.index(place)] = 1
-    return replace(general, weights=weights)
 
 
 def _logged(label: str, name: str) -> str:
