@@ -1,0 +1,140 @@
+"""What is said about the final mesh, the centre it is made of, and the samples."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from hmdiff.mesh import full_joint_regressor
+from hmdiff.true_meshes import TrueMeshes
+from posecore.body.files import BodyModel
+from posecore.body.skeletons import JointSet, get_joint_set
+from posecore.data.base import PoseDataset
+from posecore.data.known_bodies import has_bodies, known_bodies, own_joints
+from posecore.data.sample import PoseSample
+from posecore.metrics.pose import ProtocolMetric
+from posecore.metrics.protocols import Protocol
+
+
+class Scores(nn.Module):
+    """Metrics of every validation and test set.
+
+    ====================  =============================================================================================
+    name                  of
+    ====================  =============================================================================================
+    ``<metric>``          the final mesh h_m
+    ``centre_<metric>``   the mean of the samples, before the final MLP (test only)
+    ``min_<metric>``      the least value among the samples' joints, which the truth chooses (test only, not of meshes)
+    ``spread``            mean distance of the samples' joints to their mean, mm (test only)
+    ====================  =============================================================================================
+
+    Joints of a prediction are regressed from its full mesh. Those of the truth are regressed from the true mesh
+    likewise, but for ``smpl24`` the true body's own kinematic joints are taken, as for every method that is scored by
+    these. A set that knows no body, such as SPIN's Human3.6M, is scored by its own joints, without meshes.
+
+    Args:
+        protocol: How a mesh is scored.
+        truth: Gives true meshes.
+        upsample: Makes full meshes of coarse ones.
+        model: The body of the predictions.
+    """
+
+    def __init__(
+        self, protocol: Protocol, truth: TrueMeshes, upsample: Callable[[Tensor], Tensor], model: BodyModel
+    ) -> None:
+        super().__init__()
+        self.protocol = protocol
+        self.joint_set: JointSet = get_joint_set(protocol.joint_set)
+        # A reference, not a part: the module has it already.
+        self._truth = [truth]
+        self.upsample = upsample
+        self.register_buffer("full_regressor", full_joint_regressor(model, self.joint_set), persistent=False)
+        self.metrics = nn.ModuleDict()
+        self._without_bodies: set[str] = set()
+
+    def make(self, val_sets: Mapping[str, PoseDataset], test_sets: Mapping[str, PoseDataset]) -> None:
+        """Makes the metrics of these sets."""
+        stages = {"val": val_sets, "test": test_sets}
+        self._without_bodies = {
+            f"{stage}/{name}" for stage, sets in stages.items() for name, data in sets.items() if not has_bodies(data)
+        }
+        of_joints = tuple(m for m in self.protocol.metrics if m in ("mpjpe", "pa_mpjpe", "n_mpjpe"))
+        one = replace(self.protocol, hypotheses="first")
+        for name in val_sets:
+            self.metrics[f"val/{name}/final"] = ProtocolMetric(one)
+        for name in test_sets:
+            self.metrics[f"test/{name}/final"] = ProtocolMetric(one)
+            self.metrics[f"test/{name}/centre"] = ProtocolMetric(one)
+            self.metrics[f"test/{name}/spread"] = MeanMetric()
+            self.metrics[f"test/{name}/min"] = ProtocolMetric(
+                replace(self.protocol, hypotheses="min", metrics=of_joints)
+            )
+
+    def update(
+        self,
+        path: str,
+        batch: PoseSample,
+        final: Float[Tensor, "rows vertices 3"],
+        samples: Float[Tensor, "rows n vertices 3"],
+    ) -> Float[Tensor, "rows 1 joints 3"]:
+        """Adds a batch of coarse meshes to the metrics of ``<stage>/<set>``; returns the final joints."""
+        true_joints, mask, vertices = self._true(path, batch)
+        found: dict[str, Tensor] = {"final": final[:, None]}
+        if path.startswith("test/"):
+            found |= {"centre": samples.mean(dim=1, keepdim=True)}
+        pred = true_joints
+        for label, coarse in reversed(found.items()):
+            full = self.upsample(coarse)
+            pred = self._joints(full)
+            self._metric(f"{path}/{label}").update(
+                pred, true_joints, mask, None if vertices is None else full, vertices
+            )
+        if path.startswith("test/") and samples.shape[1] > 1:
+            # One sample after the other: 25 full meshes of each person at once are too many.
+            each = torch.stack([self._joints(self.upsample(one)) for one in samples.unbind(1)], dim=1)
+            self._metric(f"{path}/min").update(each, true_joints, mask)
+            each = each - each[:, :, list(self.protocol.root)].mean(dim=2, keepdim=True)
+            distance = (each - each.mean(dim=1, keepdim=True)).norm(dim=-1).mean(dim=(1, 2))
+            cast(MeanMetric, self.metrics[f"{path}/spread"]).update(1000 * distance)
+        return pred
+
+    def compute(self, stage: str) -> dict[str, Tensor]:
+        """All metrics of a stage by the names they are logged under, and resets them."""
+        values = {}
+        for path, metric in self.metrics.items():
+            if not (path.startswith(f"{stage}/") and metric.update_called):
+                continue
+            place, _, label = path.rpartition("/")
+            found = metric.compute()  # type: ignore[operator]
+            if label == "spread":
+                values[path] = found
+            else:
+                named = {name if label == "final" else f"{label}_{name}": value for name, value in found.items()}
+                values |= {f"{place}/{name}": value for name, value in named.items()}
+            metric.reset()  # type: ignore[operator]
+        return values
+
+    def knows_bodies(self, path: str) -> bool:
+        """Whether bodies are known in the set of ``<stage>/<set>``."""
+        return path not in self._without_bodies
+
+    def _true(self, path: str, batch: PoseSample) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Joints, which of them are known, and meshes."""
+        if not self.knows_bodies(path):
+            return *own_joints(batch, self.joint_set), None
+        vertices, joints = self._truth[0].full(batch)
+        if joints is None or self.joint_set.name != "smpl24":
+            joints = self._joints(vertices)
+        known = known_bodies(batch)
+        return joints, None if known is None else known[:, None].expand(joints.shape[:2]), vertices
+
+    def _joints(self, vertices: Float[Tensor, "*batch full_vertices 3"]) -> Float[Tensor, "*batch joints 3"]:
+        joints: Tensor = cast(Tensor, self.full_regressor).to(vertices) @ vertices
+        return joints
+
+    def _metric(self, path: str) -> ProtocolMetric:
+        return cast(ProtocolMetric, self.metrics[path])
