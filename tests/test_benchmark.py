@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hmdiff.dat import Alignment
 from zedo.network import ScoreNetwork
 from zedo.sampler import InitialPose, Target, initial_poses
 
@@ -18,6 +19,8 @@ sys.path.insert(0, str(TOOLS))  # tools are scripts, not an installed package
 from benchmark import lines, main  # noqa: E402
 from benchmarks.core_cases import alignment_cases, data_cases, smpl_cases  # noqa: E402
 from benchmarks.diffhmr_cases import diffhmr_cases  # noqa: E402
+from benchmarks.hmdiff_cases import Hypotheses, heatmaps, hmdiff_cases  # noqa: E402
+from benchmarks.plain_hmdiff import plain_poses  # noqa: E402
 from benchmarks.plain_zedo import plain_initial_poses  # noqa: E402
 from benchmarks.plot import RELEASED, bar_plot, seconds_text  # noqa: E402
 from benchmarks.scorehmr_cases import scorehmr_cases  # noqa: E402
@@ -148,6 +151,41 @@ def test_the_plain_programs_of_diffhmr_find_what_humandiff_finds() -> None:
             if name != OURS:
                 assert timing.difference is not None
                 assert timing.difference < bound, (case.name, name)
+
+
+def test_the_plain_programs_of_hmdiff_find_what_humandiff_finds() -> None:
+    """Poses apart, which come of other draws: of heatmaps of one cell they lie in that cell, 36 mm deep."""
+    cases = [measure(case, repeats=1, min_seconds=0) for case in hmdiff_cases(quick=True)]
+    assert len(cases) == 8
+    for case in cases:
+        bound = 0.036 if "poses" in case.name else 1e-4
+        for name, timing in case.timings.items():
+            if name != OURS:
+                assert timing.difference is not None
+                assert timing.difference < bound, (case.name, name)
+
+
+def test_dat_of_the_benchmark_does_something_and_ends() -> None:
+    problem = Hypotheses(hypotheses=2, steps=4)
+    early, active = problem.ending_early(), []
+    runs = {
+        "nothing": problem.ours(Alignment(of="nothing")),
+        "throughout": problem.ours(Alignment(activation=False)),
+        "early": problem.ours(early, lambda step: active.append(bool(step.active.any()))),
+    }
+    assert (runs["nothing"] - runs["throughout"]).abs().max() > 0.05
+    assert (runs["early"] - runs["throughout"]).abs().max() > 0.05
+    assert active[-1] is False
+
+
+def test_plain_poses_have_the_distribution_of_ours() -> None:
+    prior = heatmaps(images=1, width=4.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = plain_poses(prior, 4000)
+    torch.testing.assert_close(plain.mean(dim=1), prior.mean(), atol=0.02, rtol=0)
+    ours = prior.sample(4000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(plain.std(dim=1), ours.std(dim=1), atol=0.02, rtol=0)
 
 
 def test_peak_memory_counts_what_the_run_adds() -> None:

@@ -1,6 +1,6 @@
 """Speed and memory, side by side with plain programs and other libraries, in one run on this machine.
 
-    python tools/benchmark.py [--only zedo diffupose scorehmr diffhmr smpl alignment data] [--repeats 5] \
+    python tools/benchmark.py [--only zedo diffupose scorehmr diffhmr hmdiff smpl alignment data] [--repeats 5] \
         [--output runs/benchmark] [--quick]
 
 The variants of a case run in turns and medians are compared. Use an idle machine: the load at the start is written
@@ -22,6 +22,7 @@ import torch
 from benchmarks.core_cases import alignment_cases, data_cases, smpl_cases
 from benchmarks.diffhmr_cases import diffhmr_cases
 from benchmarks.diffupose_cases import diffupose_cases
+from benchmarks.hmdiff_cases import hmdiff_cases
 from benchmarks.plot import bar_plot, seconds_text
 from benchmarks.scorehmr_cases import peak_memory as scorehmr_peak
 from benchmarks.scorehmr_cases import scorehmr_cases
@@ -37,6 +38,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Case]]] = {
     "diffupose": diffupose_cases,
     "scorehmr": scorehmr_cases,
     "diffhmr": diffhmr_cases,
+    "hmdiff": hmdiff_cases,
     "smpl": smpl_cases,
     "alignment": alignment_cases,
     "data": data_cases,
