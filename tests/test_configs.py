@@ -13,6 +13,9 @@ from diffhmr.data import DiffHMRDataModule
 from diffhmr.module import DiffHMR
 from diffupose.data import DiffuPoseDataModule
 from diffupose.module import DiffuPose
+from hmdiff.data import HMDiffDataModule
+from hmdiff.module import SHIPPED, HMDiff
+from hmdiff.writer import HMDiffWriter
 from posecore.training.prediction_writer import PredictionWriter
 from posecore.training.smpl_writer import SMPLWriter
 from scorehmr.data import ScoreHMRDataModule
@@ -24,11 +27,13 @@ PACKAGES = Path(__file__).parents[1] / "packages"
 METHODS = {
     "diffhmr": (DiffHMR, DiffHMRDataModule, SMPLWriter),
     "diffupose": (DiffuPose, DiffuPoseDataModule, PredictionWriter),
+    "hmdiff": (HMDiff, HMDiffDataModule, HMDiffWriter),
     "scorehmr": (ScoreHMR, ScoreHMRDataModule, SMPLWriter),
     "zedo": (ZeDO, ZeDODataModule, PredictionWriter),
 }
 DIFFHMR = PACKAGES / "diffhmr/diffhmr/configs"
 DIFFUPOSE = PACKAGES / "diffupose/diffupose/configs"
+HMDIFF = PACKAGES / "hmdiff/hmdiff/configs"
 SCOREHMR = PACKAGES / "scorehmr/scorehmr/configs"
 CONFIGS = sorted(path for method in METHODS for path in (PACKAGES / method / method / "configs").rglob("*.yaml"))
 
@@ -171,6 +176,98 @@ def test_diffupose_rows_change_only_what_they_name() -> None:
 def _diffupose(*configs: str) -> Namespace:
     args = [part for config in configs for part in ("--config", str(DIFFUPOSE / config))]
     return parser_of("diffupose").parse_args(args)
+
+
+def test_hmdiff_default_is_the_paper() -> None:
+    """What Sec. 5 and the figures say; the rest is in a supplement that is not public."""
+    config = _hmdiff("default.yaml")
+    model = config.model
+    assert (model.stage, model.estimator, model.joint_set) == ("mesh", "diffusion", "smpl24")
+    assert (model.backbone, model.pretrained, model.image_size) == ("hrnet_w64", True, 224)  # f_c 2048 x 7 x 7
+    assert (model.output_stride, model.conditioning, model.image_feature) == (None, "image", "pooled")  # f_I 128 x 49
+    assert (model.num_layers, model.upsampler, model.adjacency_mask) == (1, "fixed", False)
+    assert (model.schedule, model.prediction_type, model.unit) == ("linear_200", "epsilon", 1)
+    assert (model.num_hypotheses, model.lr) == (25, 1e-4)
+    assert (model.sampling.num_inference_steps, model.sampling.eta, model.sampling.start) == (40, 0, "noise")
+    dat = model.alignment
+    assert (dat.of, dat.gamma, dat.threshold, dat.activation) == ("estimate", 0.2, 0.05, True)
+    assert (dat.poses, dat.num_poses) == ("samples", 25)
+    assert model.protocol == "hmdiff_3dpw"
+    assert str(model.pyramid) == "data/body_models/smpl_pyramid.npz"  # 431 vertices by the tool's default
+    assert config.data.augmentation.size == model.image_size
+    names = ["h36m_train.npz", "up3d_train.npz", "muco_train.npz", "coco_2014_train.npz", "mpii_train.npz"]
+    assert [train.init_args.files for train in config.data.train] == [[name] for name in names]
+    assert all(train.init_args.require_pose for train in config.data.train)
+    assert config.data.test["3dpw"].init_args.truth == "smpl"
+
+
+def test_hmdiff_stages_share_backbone_and_head() -> None:
+    """So that what stage 1 writes is what stage 2 loads, of the paper's data, of open data and of hands."""
+    hands = ("default.yaml", "data/freihand.yaml")
+    for first, second in (
+        (("pose.yaml",), ("default.yaml",)),
+        (("data/open_pose.yaml",), ("data/open.yaml",)),
+        ((*hands, "data/freihand_pose.yaml"), hands),
+    ):
+        pose, mesh = _hmdiff(*first).model, _hmdiff(*second).model
+        assert (pose.stage, mesh.stage) == ("pose", "mesh")
+        for name in ("backbone", "output_stride", "image_size", "head_channels", "depth_range", "joint_set",
+                     "keypoints", "body_model", "pyramid", "protocol"):  # fmt: skip
+            assert getattr(pose, name) == getattr(mesh, name), name
+
+
+def test_hmdiff_rows_change_only_what_they_name() -> None:
+    """On the paper's data and on open data alike; what trains nothing changes samplers alone."""
+    tests_only = {"standard", "disrupted", "h_u", "no_activation", "single_pose", "gap_of_estimate"}
+    allowed = {
+        "table3/a": {"estimator"},
+        "table3/b": {"estimator", "num_layers"},
+        "table4/standard": {"alignment"},
+        "table4/pose": {"conditioning", "alignment"},
+        "table4/both": {"conditioning", "alignment"},
+        "table5/h_u": {"sampling"},
+        "table5/disrupted": {"alignment"},
+        "table5/single_pose": {"alignment"},
+        "table5/no_activation": {"alignment"},
+        "readings/adjacency": {"adjacency_mask"},
+        "readings/alpha_linear": {"schedule"},
+        "readings/gap_of_estimate": {"alignment"},
+        "readings/learned_upsampler": {"upsampler"},
+        "readings/projected": {"image_feature"},
+        "readings/v_prediction": {"prediction_type"},
+    }
+    rows = {f"{path.parent.name}/{path.stem}" for path in HMDIFF.glob("[rt]*/*.yaml")}
+    assert rows == set(allowed)
+    paper = _hmdiff("default.yaml").model
+    for base in ("default.yaml", "data/open.yaml"):
+        before = _hmdiff(base)
+        for row in sorted(rows):
+            after = _hmdiff(base, f"{row}.yaml")
+            assert after.data == before.data, row
+            assert after.trainer == before.trainer, row
+            changed = _changed(before.model, after.model)
+            # Open data have two of the readings already.
+            already = base == "data/open.yaml" and row in ("readings/projected", "readings/v_prediction")
+            assert changed == (set() if already else allowed[row]), row
+            command = re.findall(r"# Command: hmdiff (\w+) .*", (HMDIFF / f"{row}.yaml").read_text())
+            assert command == ["test" if Path(row).name in tests_only else "fit"], row
+            for part in changed & {"alignment", "sampling"}:
+                # Without these the class's own are used, which are the paper's.
+                assert len(_changed(getattr(paper, part), getattr(after.model, part))) == 1, row
+
+
+def test_hmdiff_open_weights_have_one_architecture() -> None:
+    """In training, in `predict` and in Python."""
+    trained, used = _hmdiff("data/open.yaml").model, _hmdiff("open.yaml").model
+    for name, value in SHIPPED.items():
+        assert getattr(trained, name) == getattr(used, name) == value, name
+    training = {"pretrained", "noise_draws", "loss_weights", "lr", "lr_schedule", "warmup_steps"}
+    assert _changed(trained, used) <= training | {"weights", "sampling"}
+
+
+def _hmdiff(*configs: str) -> Namespace:
+    args = [part for config in configs for part in ("--config", str(HMDIFF / config))]
+    return parser_of("hmdiff").parse_args(args)
 
 
 def test_scorehmr_default_is_the_paper() -> None:

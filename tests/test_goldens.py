@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import trimesh
 from torch import Tensor
 
 from diffhmr.losses import noise_loss as diffhmr_noise_loss
@@ -23,6 +24,15 @@ from diffupose.losses import joint_weights, keypoint_loss, noise_loss
 from diffupose.network import GraphDenoiser
 from diffupose.sampler import Sampling, sample
 from diffupose.unet import UNetDenoiser
+from hmdiff.dat import Alignment
+from hmdiff.dat import Target as HMDiffTarget
+from hmdiff.losses import edge_loss, joint_loss, normal_loss, vertex_loss
+from hmdiff.network import Conditioning as HMDiffConditioning
+from hmdiff.network import FinalMLP, MeshDenoiser
+from hmdiff.network import Prepared as HMDiffPrepared
+from hmdiff.pose_head import PoseHead
+from hmdiff.sampler import Sampling as HMDiffSampling
+from hmdiff.sampler import sample as hmdiff_sample
 from posecore.body.named_joints import NamedJoints
 from posecore.body.skeletons import BODY_25, H36M_16
 from posecore.diffusion.schedule import NoiseSchedule
@@ -165,12 +175,80 @@ def diffhmr(rotation: Rotation, conditioning: Conditioning, sampling: DiffHMRSam
     }
 
 
+def hmdiff(conditioning: HMDiffConditioning, sampling: HMDiffSampling, alignment: Alignment) -> dict[str, object]:
+    """One Adam step of pose head and small denoiser, then three samples of two images; the mesh is an icosahedron."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    body, schedule = trimesh.creation.icosahedron(), NoiseSchedule.named("linear_200")
+    faces, edges = torch.tensor(body.faces.tolist()), torch.tensor(body.edges_unique.tolist())
+    to_pose = torch.rand(3, 12, generator=generator).square()
+    to_pose = to_pose / to_pose.sum(dim=1, keepdim=True)
+    h_0 = 0.3 * torch.tensor(body.vertices.tolist()) + 0.05 * torch.randn(4, 12, 3, generator=generator)
+    joints = to_pose @ h_0
+    h_0, joints = h_0 - joints[:, :1], joints - joints[:, :1]
+    K = torch.tensor([[100.0, 0, 32], [0, 100, 32], [0, 0, 1]]).expand(4, 3, 3)
+    in_camera = joints + torch.tensor([0.0, 0, 4])
+    f_c = torch.randn(4, 128, 2, 2, generator=generator)
+    head = PoseHead(128, 3, channels=8)
+    network = MeshDenoiser(12, 128, 3, heatmap_size=16, conditioning=conditioning, num_heads=2, feed_forward=1)
+    final = FinalMLP(12, 8)
+    parameters = [*head.parameters(), *network.parameters(), *final.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=1e-3)
+    prior = head(f_c)
+    pose_losses = prior.losses(in_camera, project(in_camera, K) / 64, K, 64)
+    k = torch.tensor([10, 60, 120, 190])
+    noise = torch.randn(h_0.shape, generator=generator)
+    h_k = schedule.q_sample(h_0, k, noise)
+    out = network(h_k, k, network.prepare(f_c, prior))
+    estimate = schedule.to_x0(out, h_k, k)
+    weight = schedule.alpha_bar(k, h_0).reshape(-1).to(h_0.dtype)
+    mesh_losses = {
+        "diffusion": (out - noise).square().mean(),
+        "vertex": vertex_loss(estimate, h_0, row_weight=weight) + vertex_loss(final(h_k), h_0),
+        "joint": joint_loss(to_pose @ estimate, joints, row_weight=weight),
+        "normal": normal_loss(estimate, h_0, faces, row_weight=weight),
+        "edge": edge_loss(estimate, h_0, edges, row_weight=weight),
+    }
+    losses = {**pose_losses, **mesh_losses}
+    torch.stack(list(losses.values())).sum().backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    optimizer.step()
+    with torch.no_grad():
+        prior = head.eval()(f_c[:2])
+        poses = prior.in_metres(prior.sample(4, generator), K[:2], 64)
+        prepared = network.eval().prepare(f_c[:2], prior)
+
+        class NearGaussian:
+            """The noise in normal data and a little of the network's: an untrained one alone is clipped throughout."""
+
+            num_vertices = 12
+
+            def __call__(self, h: Tensor, k: Tensor, prepared: HMDiffPrepared) -> Tensor:
+                predicted: Tensor = schedule.sigma(k, h).to(h) * h + 0.02 * network(h, k, prepared)
+                return predicted
+
+        samples = hmdiff_sample(
+            NearGaussian(), schedule, prepared, 3, sampling, alignment, to_pose, HMDiffTarget.of_poses(poses),
+            generator=generator,
+        )  # fmt: skip
+        return {
+            "losses": [loss.item() for loss in losses.values()],
+            "gradient_norm": norm.item(),
+            "poses": poses[:, :, 1].mean(dim=1).flatten().tolist(),
+            "vertex": samples[:, :, 5].flatten().tolist(),
+            "final": final(samples.mean(dim=1))[:, 0].flatten().tolist(),
+            "mean_abs": samples.abs().mean().item(),
+        }
+
+
 CASES: dict[str, Callable[[], dict[str, object]]] = {
     "diffhmr_ddim": lambda: diffhmr("rot6d", "concat", DiffHMRSampling("ddim", 10)),
     "diffhmr_ddpm": lambda: diffhmr("axis_angle", "cross_attention", DiffHMRSampling("ddpm", 20)),
     "diffupose_ddpm": lambda: diffupose("graph", Sampling()),
     "diffupose_ddim": lambda: diffupose("graph", Sampling("ddim", 10, eta=0.5, flip=False)),
     "diffupose_unet": lambda: diffupose("unet", Sampling("ddim", 5)),
+    "hmdiff_dat": lambda: hmdiff("image", HMDiffSampling(10), Alignment(num_poses=4, threshold=0.6)),
+    "hmdiff_standard": lambda: hmdiff("both", HMDiffSampling(10, eta=0.5), Alignment(of="nothing")),
     "scorehmr_keypoints": lambda: scorehmr(False, Guidance(20, 4, 3, stop_change=3e-2), []),
     "scorehmr_coupled": lambda: scorehmr(
         True,

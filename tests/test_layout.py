@@ -17,7 +17,7 @@ def test_every_method_is_importable_and_says_its_paper(method: str) -> None:
     assert __import__(method).__doc__
 
 
-@pytest.mark.parametrize("method", ["diffhmr", "diffupose", "scorehmr", "zedo"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_finished_method_has_all_files(method: str) -> None:
     package = ROOT / "packages" / method / method
     for name in ("__main__", "data", "network", "losses", "sampler", "module"):

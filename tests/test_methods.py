@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-METHODS = ["diffhmr", "diffupose", "scorehmr", "zedo"]
+METHODS = ["diffhmr", "diffupose", "hmdiff", "scorehmr", "zedo"]
 PHOTO = Path(__file__).parents[1] / "tools" / "demo_data" / "photographer"
 
 
@@ -161,9 +161,28 @@ def check_bodies_of_hypotheses(folder: Path, people: list[dict[str, Any]]) -> No
     assert (folder / "overlays" / f"{PHOTO.stem}.png").is_file()
 
 
+def check_meshes(folder: Path, people: list[dict[str, Any]]) -> None:
+    """The final mesh as it is and as a body, the samples it is made of, and the photograph with it."""
+    with np.load(folder / "samples.npz", allow_pickle=False) as arrays:
+        assert arrays["vertices"].shape == (len(people), 6890, 3)
+        assert arrays["samples"].shape == (len(people), 3, 431, 3)
+        assert all(np.isfinite(arrays[name]).all() for name in ("vertices", "samples", "transl"))
+        assert (arrays["transl"][:, 2] > 0).all()
+    with np.load(folder / "predictions.npz", allow_pickle=False) as arrays:
+        assert arrays["body_pose"].shape == (len(people), 23, 3, 3)
+        assert arrays["joints"].shape == (len(people), 24, 3)
+        assert "start_body_pose" not in arrays
+    for person in people:
+        assert (len(person["pose"]), len(person["betas"]), len(person["joints"])) == (24, 10, 24)
+    assert len(list((folder / "amass").glob("*.npz"))) == len(people)
+    assert len(list((folder / "meshes").glob("*.obj"))) == len(people)
+    assert (folder / "overlays" / f"{PHOTO.stem}.png").is_file()
+
+
 CHECKS = {
     "diffhmr": check_bodies_of_hypotheses,
     "diffupose": check_hypotheses,
+    "hmdiff": check_meshes,
     "scorehmr": check_bodies,
     "zedo": check_hypotheses,
 }
@@ -186,6 +205,7 @@ def test_a_wrong_checkpoint_is_one_clear_error(trained: tuple[str, Path, Path], 
 
 KEYPOINTS = ("--data.predict.keypoints", PHOTO.with_suffix(".json"))
 PICTURE = ("--data.predict.photo", PHOTO.with_suffix(".png"))
+OF_PHOTOS = {"diffhmr", "hmdiff"}
 BAD_KEYPOINTS = [
     (("--data.predict.keypoints", "nothing.json"), "nothing.json"),
     ((), "data.predict.keypoints"),
@@ -205,7 +225,7 @@ BAD_PHOTOS = [
 
 @pytest.mark.parametrize(
     ("method", "args", "says"),
-    [(method, *case) for method in METHODS for case in (BAD_PHOTOS if method == "diffhmr" else BAD_KEYPOINTS)],
+    [(method, *case) for method in METHODS for case in (BAD_PHOTOS if method in OF_PHOTOS else BAD_KEYPOINTS)],
 )
 def test_bad_input_is_one_clear_error(method: str, args: tuple[str | Path, ...], says: str) -> None:
     done = command(method, "predict", "--config", "open.yaml", *args, ok=False)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffhmr.data import DiffHMRDataModule
@@ -27,6 +27,10 @@ from diffhmr.sampler import Sampling as DiffHMRSampling
 from diffupose.data import DiffuPoseDataModule
 from diffupose.module import DiffuPose
 from diffupose.sampler import Sampling
+from hmdiff.data import HMDiffDataModule
+from hmdiff.module import HMDiff
+from hmdiff.sampler import Sampling as HMDiffSampling
+from hmdiff.writer import HMDiffWriter
 from posecore.body.skeletons import BODY_25, JOINTS_44
 from posecore.body.smpl import SMPLLayer
 from posecore.cli import run
@@ -53,7 +57,12 @@ METHODS = {
     "zedo": (ZeDO, ZeDODataModule, PredictionWriter),
     "diffupose": (DiffuPose, DiffuPoseDataModule, PredictionWriter),
     "diffhmr": (DiffHMR, DiffHMRDataModule, SMPLWriter),
+    "hmdiff": (HMDiff, HMDiffDataModule, HMDiffWriter),
 }
+FEW = 5
+"""HMDiff's samples and steps: the 25 and 40 of the paper cost a minute and more for all pictures of this demo."""
+OPTIONS = {"hmdiff": ["--model.num_hypotheses", str(FEW), "--model.sampling.num_inference_steps", str(FEW)]}
+"""What `predict` is given beside its config."""
 PACKAGES = Path(__file__).parents[1] / "packages"
 PHOTOGRAPHS = Path(__file__).parent / "demo_data"
 PROTOCOL = get_protocol("open_h36m17")
@@ -102,12 +111,13 @@ def photographs(output: OutputFolder, real: Path | None) -> list[tuple[str, str,
     for name, keypoints, photo in inputs:
         args = ["predict", "--config", "open.yaml"]
         args += ["--data.predict.keypoints", str(keypoints), "--data.predict.photo", str(photo)]
-        shown = [part if part.startswith("-") else Path(part).name for part in args]
         for method, (module, datamodule, writer) in METHODS.items():
-            print(f"\n{method} {' '.join(args)}")
+            given = [*args, *OPTIONS.get(method, [])]
+            print(f"\n{method} {' '.join(given)}")
             folder = f"{name}/{method}"
             writing = ["--output.folder", str(output.path / folder), "--output.overwrite", "true"]
-            run(module, datamodule, PACKAGES / method / method / "configs", [*args, *writing], writer)
+            run(module, datamodule, PACKAGES / method / method / "configs", [*given, *writing], writer)
+            shown = [part if part.startswith("-") else Path(part).name for part in given]
             done.append((name, folder, f"{method} {' '.join(shown)}"))
     return done
 
@@ -163,53 +173,106 @@ def fits(output: OutputFolder, real: Path | None, poses: int) -> list[dict[str, 
     return rows
 
 
+Bodies = tuple[Tensor, Tensor]
+"""Joints and vertices, both (people, hypotheses, _, 3), metres."""
+
+
 def rendered(output: OutputFolder, hypotheses: int, poses: int) -> list[dict[str, str | float]]:
-    """Diff-HMR's bodies on the rendered pictures that are shipped, beside a body that stands facing the camera."""
-    model = DiffHMR.pretrained(num_hypotheses=hypotheses, sampling=DiffHMRSampling(num_inference_steps=25))
+    """Diff-HMR's and HMDiff's bodies on the rendered pictures that are shipped, beside one that faces the camera."""
     dataset = OpenImages(Path(), ["sample"])
     rows_shown = list(range(0, len(dataset), max(1, len(dataset) // poses)))[:poses]
     raw = dataset.__getitems__(rows_shown)
+    layer = SMPLLayer()
+    true = layer(raw["betas"], raw["body_pose"], raw["global_orient"])
+    facing = torch.eye(3).expand(len(true.joints), 1, 24, 3, 3).clone()
+    facing[:, :, 0] = torch.diag(torch.tensor([1.0, -1.0, -1.0]))  # The camera's y points down, its z away.
+    still = layer(torch.zeros(len(facing), 1, 10), facing[:, :, 1:], facing[:, :, 0])
+    made: dict[str, Bodies] = {
+        "facing the camera": (still.joints, still.vertices),
+        **bodies_of_diffhmr(output, raw, layer, hypotheses),
+        **meshes_of_hmdiff(output, raw),
+    }
+    rows: list[dict[str, str | float]] = []
+    for method, (joints, vertices) in made.items():
+        scores = evaluate(IMAGE_PROTOCOL, joints, true.joints, None, vertices, true.vertices)
+        values = {f"{name.upper().replace('_', '-')} mm": float(value.mean()) for name, value in scores.items()}
+        rows.append({"data": "rendered pictures", "method": method} | {k: round(v, 1) for k, v in values.items()})
+    return rows
+
+
+def bodies_of_diffhmr(output: OutputFolder, raw: PoseSample, layer: SMPLLayer, hypotheses: int) -> dict[str, Bodies]:
+    """Diff-HMR's bodies by the rule that chose them."""
+    model = DiffHMR.pretrained(num_hypotheses=hypotheses, sampling=DiffHMRSampling(num_inference_steps=25))
     batch = CropAugmentation(size=model.image_size).evaluate(raw, JOINTS_44)
     start = time.perf_counter()
     with torch.inference_mode():
         found = model(batch)
-    print(
-        f"rendered pictures: {len(raw['K'])} people x {hypotheses} in {time.perf_counter() - start:.1f} s by Diff-HMR"
-    )
-    layer = SMPLLayer()
-    true = layer(raw["betas"], raw["body_pose"], raw["global_orient"])
+    took(raw, hypotheses, start, "Diff-HMR")
     posed = layer(found.betas[:, None], found.pose_rotmat[:, :, 1:], found.pose_rotmat[:, :, 0])
-    facing = torch.eye(3).expand(len(true.joints), 1, 24, 3, 3).clone()
-    facing[:, :, 0] = torch.diag(torch.tensor([1.0, -1.0, -1.0]))  # The camera's y points down, its z away.
-    still = layer(torch.zeros(len(facing), 1, 10), facing[:, :, 1:], facing[:, :, 0])
+    bodies = posed.vertices + found.transl[:, None, None]
+    draw_rendered(output, batch, bodies, found.best, layer, "Diff-HMR", f"{hypotheses} hypotheses")
     best = torch.arange(len(found.best)), found.best
-    rows: list[dict[str, str | float]] = []
-    for method, joints, vertices in (
-        ("facing the camera", still.joints, still.vertices),
-        (
-            f"Diff-HMR, n = {hypotheses}, chosen without truth",
+    return {
+        f"Diff-HMR, n = {hypotheses}, chosen without truth": (
             posed.joints[best][:, None],
             posed.vertices[best][:, None],
         ),
-        (f"Diff-HMR, n = {hypotheses}, least of each metric", posed.joints, posed.vertices),
-    ):
-        scores = evaluate(IMAGE_PROTOCOL, joints, true.joints, None, vertices, true.vertices)
-        values = {f"{name.upper().replace('_', '-')} mm": float(value.mean()) for name, value in scores.items()}
-        rows.append({"data": "rendered pictures", "method": method} | {k: round(v, 1) for k, v in values.items()})
+        f"Diff-HMR, n = {hypotheses}, least of each metric": (posed.joints, posed.vertices),
+    }
+
+
+def meshes_of_hmdiff(output: OutputFolder, raw: PoseSample) -> dict[str, Bodies]:
+    """HMDiff's final meshes, and the samples that they are made of."""
+    model = HMDiff.pretrained(num_hypotheses=FEW, sampling=HMDiffSampling(num_inference_steps=FEW))
+    batch = CropAugmentation(size=model.image_size).evaluate(raw, JOINTS_44)
+    start = time.perf_counter()
+    found = model(batch)
+    took(raw, FEW, start, "HMDiff")
+    with torch.inference_mode():
+        final, samples = model.upsample(found.final)[:, None], model.upsample(found.samples)
+    meshes = torch.cat((final[:3], samples[:3]), dim=1) + found.transl[:3, None, None]
+    best = torch.zeros(len(meshes), dtype=torch.int64)
+    draw_rendered(output, batch, meshes, best, model.truth.full_layer, "HMDiff", f"no. 0 made of {FEW} samples")
+    # A mesh has no kinematic joints: these are regressed from it.
+    return {
+        f"HMDiff, N = {FEW}, final mesh": (model.mesh.full_joints(final), final),
+        f"HMDiff, N = {FEW}, least of each metric": (model.mesh.full_joints(samples), samples),
+    }
+
+
+def took(raw: PoseSample, hypotheses: int, start: float, method: str) -> None:
+    """Says how long it took."""
+    seconds = time.perf_counter() - start
+    print(f"rendered pictures: {len(raw['K'])} people x {hypotheses} in {seconds:.1f} s by {method}")
+
+
+def draw_rendered(
+    output: OutputFolder,
+    batch: PoseSample,
+    bodies: Float[Tensor, "people n vertices 3"],
+    best: Int[Tensor, " people"],
+    layer: SMPLLayer,
+    method: str,
+    what: str,
+) -> None:
+    """The first three rendered pictures with the bodies that were found in them."""
     for number in range(3):
-        one = slice(number, number + 1)
         photo = batch["image"][number] * torch.tensor(IMAGENET_STD)[:, None, None]
         photo = photo + torch.tensor(IMAGENET_MEAN)[:, None, None]
         figure = hypotheses_mesh_panel(
             (photo.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy(),
-            posed.vertices[one] + found.transl[one, None, None],
-            found.best[one],
+            bodies[number : number + 1],
+            best[number : number + 1],
             layer.model.faces,
             batch["K"][number],
-            title=f"Diff-HMR on a rendered picture, {hypotheses} hypotheses",
+            title=f"{method} on a rendered picture, {what}",
         )
-        write_bytes(output.file(f"rendered_{number}.png"), figure_png(figure))
-    return rows
+        write_bytes(output.file(rendered_name(method, number)), figure_png(figure))
+
+
+def rendered_name(method: str, number: int) -> str:
+    """The picture's file name."""
+    return f"rendered_{method.replace('-', '').lower()}_{number}.png"
 
 
 def motion(output: OutputFolder, real: Path | None, hypotheses: int, poses: int) -> list[dict[str, str | float]]:
@@ -315,10 +378,12 @@ def page(
         f"<figure><img src='{f'{name}_{method}'.replace(' ', '_').lower()}.png' alt='{method} on {name}'></figure>"
         for name in names
         for method in METHODS
-        if method != "diffhmr"
+        if method not in ("diffhmr", "hmdiff")
     )
     truths += "".join(
-        f"<figure><img src='rendered_{n}.png' alt='Diff-HMR on a rendered picture'></figure>" for n in range(3)
+        f"<figure><img src='{rendered_name(method, n)}' alt='{method} on a rendered picture'></figure>"
+        for method in ("Diff-HMR", "HMDiff")
+        for n in range(3)
     )
 
     def html_table(lines: list[dict[str, str | float]]) -> str:
@@ -334,11 +399,13 @@ table {{ border-collapse: collapse }}
 td, th {{ padding: .3rem .9rem; border-bottom: 1px solid #e5e7eb; text-align: left }}
 td:nth-child(n+3) {{ text-align: right; font-variant-numeric: tabular-nums }}
 </style>
-<h1>humandiff demo: ScoreHMR, ZeDO, DiffuPose and Diff-HMR</h1>
+<h1>humandiff demo: ScoreHMR, ZeDO, DiffuPose, Diff-HMR and HMDiff</h1>
 <p>2D keypoints in, a body or many 3D poses out. ScoreHMR fits a body, guided by its diffusion model; ZeDO fits a pose
-prior to the keypoints, DiffuPose samples poses given them. Diff-HMR looks at the picture itself: it samples bodies, and
-the keypoints only pick one; its open weights have seen rendered pictures alone. All were trained on CMU motion
-capture. The cameras of the photographs are unknown, so a focal length was assumed (each panel says which).</p>
+prior to the keypoints, DiffuPose samples poses given them. Diff-HMR and HMDiff look at the picture itself: Diff-HMR
+samples bodies, and the keypoints only pick one; HMDiff samples meshes vertex by vertex, and makes one of all samples,
+here with {FEW} samples and steps in place of 25 and 40. Their open weights have seen rendered pictures alone. All were
+trained on CMU motion capture. The cameras of the photographs are unknown, so a focal length was assumed (each panel
+says which).</p>
 {figures}
 <h2>Motion with known truth</h2>
 <p>Protocol {html.escape(PROTOCOL.describe())}. Few poses, so that the demo is quick; the method card has the numbers

@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_gendered_bodies(data / "body_models")
     copyfile(OPEN_BODY_PYRAMID, data / "body_models" / "smpl_pyramid.npz")
     for seed, name in enumerate(TRAINING):
-        write_spin_npz(data / "spin_npz", f"{name}.npz", rows=4, unknown=1, seed=seed)
+        write_spin_npz(data / "spin_npz", f"{name}.npz", rows=6, unknown=1, seed=seed)
     gender = np.array(list("mfmf"))
     write_spin_npz(data / "spin_npz", "3dpw_test.npz", rows=4, unknown=0, seed=8, gender=gender, part=None, S=None)
     nothing = {"pose": None, "shape": None, "has_smpl": None, "part": None, "openpose": None}
