@@ -230,7 +230,8 @@ def test_a_set_without_bodies_is_scored_by_its_own_joints(
     nobody = torch.zeros(PEOPLE, dtype=torch.bool)
     people: dict[str, PoseDataset] = {"people": PoseTable(JOINTS_44, {"has_pose": nobody, "has_betas": nobody})}
     scores.make({}, people)
-    assert not scores.knows_bodies("test/people")
+    scores.update_prior("test/people", batch, torch.zeros(PEOPLE, 3, 3))
+    assert "test/people/prior_mpjpe" not in scores.compute("test"), "there is no mesh to compare with"
     full = pyramid.upsample(samples[:, 0])
     predicted = cast(Tensor, body.J_regressor_h36m) @ full
     joints = torch.zeros(PEOPLE, 44, 3)

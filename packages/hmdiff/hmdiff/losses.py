@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hmdiff.mesh import CoarseMesh
+from posecore.diffusion.schedule import NoiseSchedule, PredictionType
 from posecore.geometry.precision import full_precision
 
 # Metres. A predicted edge shorter than this (coarse edges have centimetres) has a cosine that fades to 0, since the
@@ -155,6 +156,20 @@ def geometry_losses(
     if share_of_training >= weights.edge_from:
         terms["edge"] = edge_loss(vertices, true_vertices, mesh.edges, *rest)
     return {name: getattr(weights, name) * value for name, value in terms.items()}
+
+
+def prediction_target(
+    schedule: NoiseSchedule,
+    prediction_type: PredictionType,
+    h_0: Float[Tensor, "rows vertices 3"],
+    noise: Float[Tensor, "rows vertices 3"],
+    h_k: Float[Tensor, "rows vertices 3"],
+    k: Int[Tensor, " rows"],
+) -> Float[Tensor, "rows vertices 3"]:
+    """What g is to say about h_k: the noise in it, the clean mesh, or v."""
+    if prediction_type == "v_prediction":
+        return schedule.to_v(noise, h_k, k, "epsilon")
+    return noise if prediction_type == "epsilon" else h_0
 
 
 def mean_of_known(values: Float[Tensor, "rows ..."], known: Tensor | None) -> Float[Tensor, ""]:

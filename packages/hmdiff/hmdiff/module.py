@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hmdiff.backbone import Backbone
 from hmdiff.dat import Alignment, Target
-from hmdiff.losses import LossWeights, geometry_losses, joint_loss, mean_of_known, vertex_loss
+from hmdiff.losses import LossWeights, geometry_losses, mean_of_known, prediction_target, vertex_loss
 from hmdiff.mesh import CoarseMesh, LearnedUpsampler, load_pyramid
 from hmdiff.network import Conditioning, FinalMLP, ImageFeature, MeshDenoiser, Prepared
 from hmdiff.pose_distribution import PoseDistribution
@@ -64,7 +64,8 @@ class HMDiff(LightningModule):
     Meshes are in metres, in the camera's axes, relative to the root joint.
 
     Args:
-        stage: What is trained: ``"pose"`` backbone and pose head, or ``"mesh"`` the diffusion model with both frozen.
+        stage: What is trained: ``"pose"`` backbone and pose head; ``"mesh"`` the diffusion model and the final MLP with
+            both frozen; ``"final"`` the final MLP alone, longer and on samples with DAT.
         backbone: timm's name of the image network.
         pretrained: Whether it begins with timm's published weights.
         checkpoint: A local file of its weights in place of those.
@@ -92,9 +93,10 @@ class HMDiff(LightningModule):
         alignment: Of DAT.
         val_hypotheses: N in validation.
         val_sampling: How validation samples.
-        final_images: Images of each training batch of which samples are drawn to train the final MLP.
+        final_images: Images of each training batch of which samples are drawn to train the final MLP; in stage
+            ``"final"`` all.
         final_samples: How many of each.
-        final_steps: In how many steps, without DAT.
+        final_steps: In how many steps; without DAT in stage ``"mesh"``.
         joint_set: Joints of U: smpl24, h36m17, or mano21 for hands.
         keypoints: Joints of the data's keypoints; None for hands.
         body_model: SMPL's or MANO's file, or SMPL's folder; the open body where None.
@@ -109,7 +111,7 @@ class HMDiff(LightningModule):
 
     def __init__(
         self,
-        stage: Literal["pose", "mesh"] = "mesh",
+        stage: Literal["pose", "mesh", "final"] = "mesh",
         backbone: str = "hrnet_w64",
         pretrained: bool = True,
         checkpoint: Path | None = None,
@@ -125,7 +127,7 @@ class HMDiff(LightningModule):
         num_heads: int = 4,
         feed_forward: int = 4,
         adjacency_mask: bool = False,
-        final_dim: int = 1024,
+        final_dim: int = 512,
         upsampler: Literal["fixed", "learned"] = "fixed",
         schedule: str = "linear_200",
         prediction_type: PredictionType = "epsilon",
@@ -153,7 +155,7 @@ class HMDiff(LightningModule):
     ) -> None:
         super().__init__()
         for name, value, choices in (
-            ("stage", stage, ("pose", "mesh")),
+            ("stage", stage, ("pose", "mesh", "final")),
             ("estimator", estimator, ("diffusion", "single_step")),
             ("upsampler", upsampler, ("fixed", "learned")),
             ("lr_schedule", lr_schedule, ("constant", "cosine")),
@@ -179,7 +181,7 @@ class HMDiff(LightningModule):
         )
         self.pose_head = PoseHead(self.backbone.dim, joints.num_joints, head_channels, depth_range)
         self.denoiser, self.final, self.upsampler = None, None, None
-        if stage == "mesh":
+        if stage != "pose":
             self.denoiser = MeshDenoiser(
                 self.mesh.num_vertices,
                 self.backbone.dim,
@@ -196,6 +198,10 @@ class HMDiff(LightningModule):
             self.upsampler = LearnedUpsampler(self.mesh) if upsampler == "learned" else None
             self.backbone.requires_grad_(False)
             self.pose_head.requires_grad_(False)
+        if stage == "final":
+            if self.final is None and self.upsampler is None:
+                raise ValueError("stage: 'final' has nothing to train without final_dim and a learned upsampler")
+            cast(MeshDenoiser, self.denoiser).requires_grad_(False)
         self.schedule = NoiseSchedule.named(schedule)
         self.prediction_type: PredictionType = prediction_type
         self.image_size = image_size
@@ -240,7 +246,7 @@ class HMDiff(LightningModule):
     def train(self, mode: bool = True) -> Self:
         """Training mode of what is trained: frozen parts keep their running statistics."""
         super().train(mode)
-        if self.stage == "mesh":
+        if self.stage != "pose":
             self.backbone.eval()
             self.pose_head.eval()
         return self
@@ -397,26 +403,11 @@ class HMDiff(LightningModule):
             poses = prior.in_metres(prior.sample(num_samples, generator), K, self.image_size)
             shape = (*poses.shape[:2], self.mesh.num_vertices, 3)
             noise = torch.randn(shape, generator=generator).to(poses)
-            h_K = (
-                self.mesh.lift(poses) / self.unit
-                + self.schedule.sigma(self.schedule.num_train_timesteps - 1, noise) * noise
-            )
-        return sample(
-            network,
-            self.schedule,
-            prepared,
-            num_samples,
-            sampling,
-            alignment,
-            self.mesh.joint_regressor,
-            target,
-            self.prediction_type,
-            generator,
-            progress,
-            record,
-            h_K,
-            self.unit,
-        )
+            sigma = self.schedule.sigma(self.schedule.num_train_timesteps - 1, noise)
+            h_K = self.mesh.lift(poses) / self.unit + sigma * noise
+        of_g = network, self.schedule, prepared, num_samples, sampling, alignment
+        f = self.mesh.joint_regressor
+        return sample(*of_g, f, target, self.prediction_type, generator, progress, record, h_K, self.unit)
 
     def _single_step(self, network: MeshDenoiser, prepared: Prepared) -> Tensor:
         """The mesh in one pass: from the rest pose, at step 0."""
@@ -449,53 +440,71 @@ class HMDiff(LightningModule):
         known: Tensor | None,
         generator: torch.Generator | None,
     ) -> dict[str, Tensor]:
-        """Those of g and of the final MLP, and of the upsampler where it is learnt."""
-        weights, network = self.loss_weights, cast(MeshDenoiser, self.denoiser)
+        """Those of g, in stage "mesh", and of what comes after it."""
+        network = cast(MeshDenoiser, self.denoiser)
         with torch.no_grad():
             f_c = self.backbone(batch["image"])
             prior: PoseDistribution = self.pose_head(f_c)
-        prepared = network.prepare(f_c, prior)
         losses: dict[str, Tensor] = {}
+        if self.stage == "mesh" or self.estimator == "single_step":
+            prepared = network.prepare(f_c, prior)
         if self.estimator == "single_step":
-            estimate = self._single_step(network, prepared).float()
-            losses |= geometry_losses(self.mesh, weights, self._share_of_training(), estimate, h_0, known)
-            centre, of_images = estimate.detach(), slice(None)
+            centre, images = self._single_step(network, prepared).float(), slice(None)
+            if self.stage == "mesh":
+                share = self._share_of_training()
+                losses = geometry_losses(self.mesh, self.loss_weights, share, centre, h_0, known)
         else:
-            draws = self.noise_draws
-            repeated = h_0.repeat_interleave(draws, dim=0) / self.unit
-            of_rows = None if known is None else known.repeat_interleave(draws)
-            k = torch.randint(self.schedule.num_train_timesteps, (len(repeated),), generator=generator).to(h_0.device)
-            noise = torch.randn(repeated.shape, generator=generator).to(h_0)
-            h_k = self.schedule.q_sample(repeated, k, noise)  # Eq. (4)
-            out = network(h_k, k, prepared.repeat(draws)).float()
-            # Deviation: L_Diff as printed asks g for the step h_{k-1} - h_k; Eqs. (6), (7) and Algorithm 1 use it as
-            # the noise, and one step per sample stands for the sum over all.
-            wanted = {
-                "epsilon": noise,
-                "sample": repeated,
-                "v_prediction": self.schedule.to_v(noise, h_k, k, "epsilon"),
-            }[self.prediction_type]
-            losses["diffusion"] = weights.diffusion * mean_of_known((out - wanted).square(), of_rows)
-            estimate = self.unit * self.schedule.to_x0(out, h_k, k, self.prediction_type)  # Eq. (7)
-            row_weight = None
-            if weights.x0 == "alpha":
-                row_weight = self.schedule.alpha_bar(k, h_0).reshape(-1).to(h_0.dtype)
-            losses |= geometry_losses(
-                self.mesh, weights, self._share_of_training(), estimate, self.unit * repeated, of_rows, row_weight
-            )
-            of_images = slice(self.final_images)
-            centre = self._training_centre(f_c, prior, batch["K"], of_images, generator)
-        if self.final is None and self.upsampler is None:
-            return losses
-        final = self._final(centre)
-        some = None if known is None else known[of_images]
-        losses["final"] = weights.final * (
-            weights.vertex * vertex_loss(final, h_0[of_images], some)
-            + weights.joint * joint_loss(self.mesh.joints(final), self.mesh.joints(h_0[of_images]), some)
+            if self.stage == "mesh":
+                losses = self._diffusion_losses(network, prepared, h_0, known, generator)
+            images = slice(self.final_images if self.stage == "mesh" else None)
+            centre = self._training_centre(f_c, prior, batch["K"], images, generator)
+        return losses | self._final_losses(
+            centre.detach(), h_0[images], fine[images], None if known is None else known[images]
         )
+
+    def _diffusion_losses(
+        self,
+        network: MeshDenoiser,
+        prepared: Prepared,
+        h_0: Float[Tensor, "rows vertices 3"],
+        known: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> dict[str, Tensor]:
+        """L_Diff, and the geometry of the estimates of h_0."""
+        weights, draws = self.loss_weights, self.noise_draws
+        repeated = h_0.repeat_interleave(draws, dim=0) / self.unit
+        of_rows = None if known is None else known.repeat_interleave(draws)
+        k = torch.randint(self.schedule.num_train_timesteps, (len(repeated),), generator=generator).to(h_0.device)
+        noise = torch.randn(repeated.shape, generator=generator).to(h_0)
+        h_k = self.schedule.q_sample(repeated, k, noise)  # Eq. (4)
+        out = network(h_k, k, prepared.repeat(draws)).float()
+        # Deviation: L_Diff as printed asks g for the step h_{k-1} - h_k; Eqs. (6), (7) and Algorithm 1 use it as the
+        # noise, and one step per sample stands for the sum over all.
+        wanted = prediction_target(self.schedule, self.prediction_type, repeated, noise, h_k, k)
+        estimate = self.unit * self.schedule.to_x0(out, h_k, k, self.prediction_type)  # Eq. (7)
+        alpha = self.schedule.alpha_bar(k, h_0).reshape(-1).to(h_0.dtype)
+        row_weight = alpha if weights.x0 == "alpha" else None
+        share = self._share_of_training()
+        geometry = geometry_losses(self.mesh, weights, share, estimate, self.unit * repeated, of_rows, row_weight)
+        return {"diffusion": weights.diffusion * mean_of_known((out - wanted).square(), of_rows)} | geometry
+
+    def _final_losses(
+        self,
+        centre: Float[Tensor, "rows vertices 3"],
+        h_0: Float[Tensor, "rows vertices 3"],
+        fine: Float[Tensor, "rows fine 3"],
+        known: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """Of the final MLP, and of the upsampler where it is learnt."""
+        losses: dict[str, Tensor] = {}
+        final = self._final(centre)
+        if self.final is not None:
+            share = self._share_of_training()
+            terms = geometry_losses(self.mesh, self.loss_weights, share, final, h_0, known)
+            losses["final"] = self.loss_weights.final * torch.stack(list(terms.values())).sum()
         if self.upsampler is not None:
             raised = self.upsampler(final.detach())
-            losses["upsampled"] = weights.final * vertex_loss(raised, fine[of_images], some)
+            losses["upsampled"] = self.loss_weights.final * vertex_loss(raised, fine, known)
         return losses
 
     def _share_of_training(self) -> float:
@@ -506,7 +515,7 @@ class HMDiff(LightningModule):
     def _training_centre(
         self, f_c: Tensor, prior: PoseDistribution, K: Tensor, images: slice, generator: torch.Generator | None
     ) -> Float[Tensor, "images vertices 3"]:
-        """The centre of a few samples of the first images: what the final MLP will be given, made by g as it is now."""
+        """The centre of a few samples of some images: what the final MLP will be given, made by g as it is now."""
         with torch.no_grad():
             drawn = torch.Generator().manual_seed(int(torch.randint(2**31, (), generator=generator)))
             few = self._samples(
@@ -515,7 +524,7 @@ class HMDiff(LightningModule):
                 K[images],
                 self.final_samples,
                 self.final_sampling,
-                Alignment(of="nothing"),
+                self.alignment if self.stage == "final" else Alignment(of="nothing"),
                 drawn,
             )
             return few.mean(dim=1)
@@ -523,22 +532,12 @@ class HMDiff(LightningModule):
     def _score(
         self, batch: PoseSample, stage: str, name: str, num_samples: int, sampling: Sampling
     ) -> dict[str, Any] | None:
-        """Logs the prior's error, adds the meshes to the metrics; None where there are no meshes yet."""
+        """Adds prior and meshes to the metrics; None where there are no meshes yet."""
         path = f"{stage}/{name}"
         meshes: Meshes | None = self(batch, num_samples, sampling) if self.denoiser is not None else None
         prior = self.pose_head(self.backbone(batch["image"])) if meshes is None else meshes.prior
-        if self.scores.knows_bodies(path):
-            pose = prior.in_metres(prior.mean()[:, None], batch["K"], self.image_size)[:, 0]
-            true = self.mesh.joints(self.truth.coarse_of_level(self.truth.level_vertices(batch)))
-            error = 1000 * (pose - true + true[:, :1]).norm(dim=-1)
-            known = known_bodies(batch)
-            self.log(
-                f"{path}/prior_mpjpe",
-                mean_of_known(error, known),
-                add_dataloader_idx=False,
-                sync_dist=True,
-                batch_size=len(error) if known is None else max(int(known.sum()), 1),
-            )
+        pose = prior.in_metres(prior.mean()[:, None], batch["K"], self.image_size)[:, 0]
+        self.scores.update_prior(path, batch, pose)
         if meshes is None:
             return None
         joints = self.scores.update(path, batch, meshes.final, meshes.samples)

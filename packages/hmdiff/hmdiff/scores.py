@@ -29,6 +29,7 @@ class Scores(nn.Module):
     ``<metric>``          the final mesh h_m
     ``centre_<metric>``   the mean of the samples, before the final MLP (test only)
     ``min_<metric>``      the least value among the samples' joints, which the truth chooses (test only, not of meshes)
+    ``prior_mpjpe``       the mean pose of U, by the coarse mesh's regressor, as it is trained
     ``spread``            mean distance of the samples' joints to their mean, mm (test only)
     ====================  =============================================================================================
 
@@ -64,6 +65,8 @@ class Scores(nn.Module):
         }
         of_joints = tuple(m for m in self.protocol.metrics if m in ("mpjpe", "pa_mpjpe", "n_mpjpe"))
         one = replace(self.protocol, hypotheses="first")
+        for path in (f"{stage}/{name}" for stage, sets in stages.items() for name in sets):
+            self.metrics[f"{path}/prior_mpjpe"] = MeanMetric()
         for name in val_sets:
             self.metrics[f"val/{name}/final"] = ProtocolMetric(one)
         for name in test_sets:
@@ -102,6 +105,17 @@ class Scores(nn.Module):
             cast(MeanMetric, self.metrics[f"{path}/spread"]).update(1000 * distance)
         return pred
 
+    def update_prior(self, path: str, batch: PoseSample, pose: Float[Tensor, "rows joints 3"]) -> None:
+        """Adds the mean poses of U, metres relative to the root, to a set's ``prior_mpjpe`` where bodies are known."""
+        if path in self._without_bodies:
+            return
+        truth = self._truth[0]
+        true = truth.mesh.joints(truth.coarse_of_level(truth.level_vertices(batch)))
+        error = 1000 * (pose - true + true[:, :1]).norm(dim=-1).mean(dim=-1)
+        known = known_bodies(batch)
+        weight = torch.ones_like(error) if known is None else known.to(error)
+        cast(MeanMetric, self.metrics[f"{path}/prior_mpjpe"]).update(torch.where(weight > 0, error, 0.0), weight)
+
     def compute(self, stage: str) -> dict[str, Tensor]:
         """All metrics of a stage by the names they are logged under, and resets them."""
         values = {}
@@ -110,7 +124,7 @@ class Scores(nn.Module):
                 continue
             place, _, label = path.rpartition("/")
             found = metric.compute()  # type: ignore[operator]
-            if label == "spread":
+            if isinstance(found, Tensor):  # spread, prior_mpjpe
                 values[path] = found
             else:
                 named = {name if label == "final" else f"{label}_{name}": value for name, value in found.items()}
@@ -118,13 +132,9 @@ class Scores(nn.Module):
             metric.reset()  # type: ignore[operator]
         return values
 
-    def knows_bodies(self, path: str) -> bool:
-        """Whether bodies are known in the set of ``<stage>/<set>``."""
-        return path not in self._without_bodies
-
     def _true(self, path: str, batch: PoseSample) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Joints, which of them are known, and meshes."""
-        if not self.knows_bodies(path):
+        if path in self._without_bodies:
             return *own_joints(batch, self.joint_set), None
         vertices, joints = self._truth[0].full(batch)
         if joints is None or self.joint_set.name != "smpl24":
