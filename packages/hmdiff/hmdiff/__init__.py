@@ -3,8 +3,6 @@
 A denoiser over coarse mesh vertices and image features is steered, early in the reverse process, towards the pose
 distribution of a heatmap network (Distribution Alignment Technique).
 
-Not in this release: the package holds this description and nothing else.
-
 References:
     L. G. Foo, J. Gong, H. Rahmani, J. Liu: Distribution-Aligned Diffusion for Human Mesh Recovery. ICCV 2023.
 """

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hmdiff.backbone import Backbone
 from hmdiff.dat import Alignment, Target
-from hmdiff.losses import LossWeights, geometry_losses, mean_of_known, prediction_target, vertex_loss
+from hmdiff.losses import LossWeights, geometry_losses, joint_loss, mean_of_known, prediction_target, vertex_loss
 from hmdiff.mesh import CoarseMesh, LearnedUpsampler, load_pyramid
 from hmdiff.network import Conditioning, FinalMLP, ImageFeature, MeshDenoiser, Prepared
 from hmdiff.pose_distribution import PoseDistribution
@@ -64,8 +64,7 @@ class HMDiff(LightningModule):
     Meshes are in metres, in the camera's axes, relative to the root joint.
 
     Args:
-        stage: What is trained: ``"pose"`` backbone and pose head; ``"mesh"`` the diffusion model and the final MLP with
-            both frozen; ``"final"`` the final MLP alone, longer and on samples with DAT.
+        stage: What is trained: ``"pose"`` backbone and pose head, or ``"mesh"`` the diffusion model with both frozen.
         backbone: timm's name of the image network.
         pretrained: Whether it begins with timm's published weights.
         checkpoint: A local file of its weights in place of those.
@@ -93,10 +92,9 @@ class HMDiff(LightningModule):
         alignment: Of DAT.
         val_hypotheses: N in validation.
         val_sampling: How validation samples.
-        final_images: Images of each training batch of which samples are drawn to train the final MLP; in stage
-            ``"final"`` all.
+        final_images: Images of each training batch of which samples are drawn to train the final MLP.
         final_samples: How many of each.
-        final_steps: In how many steps; without DAT in stage ``"mesh"``.
+        final_steps: In how many steps, without DAT.
         joint_set: Joints of U: smpl24, h36m17, or mano21 for hands.
         keypoints: Joints of the data's keypoints; None for hands.
         body_model: SMPL's or MANO's file, or SMPL's folder; the open body where None.
@@ -111,7 +109,7 @@ class HMDiff(LightningModule):
 
     def __init__(
         self,
-        stage: Literal["pose", "mesh", "final"] = "mesh",
+        stage: Literal["pose", "mesh"] = "mesh",
         backbone: str = "hrnet_w64",
         pretrained: bool = True,
         checkpoint: Path | None = None,
@@ -127,7 +125,7 @@ class HMDiff(LightningModule):
         num_heads: int = 4,
         feed_forward: int = 4,
         adjacency_mask: bool = False,
-        final_dim: int = 512,
+        final_dim: int = 1024,
         upsampler: Literal["fixed", "learned"] = "fixed",
         schedule: str = "linear_200",
         prediction_type: PredictionType = "epsilon",
@@ -155,7 +153,7 @@ class HMDiff(LightningModule):
     ) -> None:
         super().__init__()
         for name, value, choices in (
-            ("stage", stage, ("pose", "mesh", "final")),
+            ("stage", stage, ("pose", "mesh")),
             ("estimator", estimator, ("diffusion", "single_step")),
             ("upsampler", upsampler, ("fixed", "learned")),
             ("lr_schedule", lr_schedule, ("constant", "cosine")),
@@ -198,10 +196,6 @@ class HMDiff(LightningModule):
             self.upsampler = LearnedUpsampler(self.mesh) if upsampler == "learned" else None
             self.backbone.requires_grad_(False)
             self.pose_head.requires_grad_(False)
-        if stage == "final":
-            if self.final is None and self.upsampler is None:
-                raise ValueError("stage: 'final' has nothing to train without final_dim and a learned upsampler")
-            cast(MeshDenoiser, self.denoiser).requires_grad_(False)
         self.schedule = NoiseSchedule.named(schedule)
         self.prediction_type: PredictionType = prediction_type
         self.image_size = image_size
@@ -440,23 +434,19 @@ class HMDiff(LightningModule):
         known: Tensor | None,
         generator: torch.Generator | None,
     ) -> dict[str, Tensor]:
-        """Those of g, in stage "mesh", and of what comes after it."""
+        """Those of g and of what comes after it."""
         network = cast(MeshDenoiser, self.denoiser)
         with torch.no_grad():
             f_c = self.backbone(batch["image"])
             prior: PoseDistribution = self.pose_head(f_c)
-        losses: dict[str, Tensor] = {}
-        if self.stage == "mesh" or self.estimator == "single_step":
-            prepared = network.prepare(f_c, prior)
+        prepared = network.prepare(f_c, prior)
         if self.estimator == "single_step":
             centre, images = self._single_step(network, prepared).float(), slice(None)
-            if self.stage == "mesh":
-                share = self._share_of_training()
-                losses = geometry_losses(self.mesh, self.loss_weights, share, centre, h_0, known)
+            share = self._share_of_training()
+            losses = geometry_losses(self.mesh, self.loss_weights, share, centre, h_0, known)
         else:
-            if self.stage == "mesh":
-                losses = self._diffusion_losses(network, prepared, h_0, known, generator)
-            images = slice(self.final_images if self.stage == "mesh" else None)
+            losses = self._diffusion_losses(network, prepared, h_0, known, generator)
+            images = slice(self.final_images)
             centre = self._training_centre(f_c, prior, batch["K"], images, generator)
         return losses | self._final_losses(
             centre.detach(), h_0[images], fine[images], None if known is None else known[images]
@@ -496,15 +486,15 @@ class HMDiff(LightningModule):
         known: Tensor | None,
     ) -> dict[str, Tensor]:
         """Of the final MLP, and of the upsampler where it is learnt."""
-        losses: dict[str, Tensor] = {}
+        weights, losses = self.loss_weights, {}
         final = self._final(centre)
         if self.final is not None:
-            share = self._share_of_training()
-            terms = geometry_losses(self.mesh, self.loss_weights, share, final, h_0, known)
-            losses["final"] = self.loss_weights.final * torch.stack(list(terms.values())).sum()
+            of_vertices = weights.vertex * vertex_loss(final, h_0, known)
+            of_joints = weights.joint * joint_loss(self.mesh.joints(final), self.mesh.joints(h_0), known)
+            losses["final"] = weights.final * (of_vertices + of_joints)
         if self.upsampler is not None:
             raised = self.upsampler(final.detach())
-            losses["upsampled"] = self.loss_weights.final * vertex_loss(raised, fine, known)
+            losses["upsampled"] = weights.final * vertex_loss(raised, fine, known)
         return losses
 
     def _share_of_training(self) -> float:
@@ -524,7 +514,7 @@ class HMDiff(LightningModule):
                 K[images],
                 self.final_samples,
                 self.final_sampling,
-                self.alignment if self.stage == "final" else Alignment(of="nothing"),
+                Alignment(of="nothing"),
                 drawn,
             )
             return few.mean(dim=1)

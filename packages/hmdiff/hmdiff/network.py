@@ -246,23 +246,21 @@ class PoseFeature(nn.Module):
 
 
 class FinalMLP(nn.Module):
-    """From the centre of the samples to the final prediction h_m (Fig. 1).
-
-    The mean of rough meshes is a rough mesh; a body has few degrees of freedom. What passes through a hidden layer
-    that is narrower than the mesh comes out as the body that is meant.
+    """From the centre of the samples to the final prediction h_m (Fig. 1); begins as the identity.
 
     Args:
         num_vertices: V.
         hidden_dim: Width; the paper gives none.
     """
 
-    def __init__(self, num_vertices: int, hidden_dim: int = 512) -> None:
+    def __init__(self, num_vertices: int, hidden_dim: int = 1024) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(3 * num_vertices, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, 3 * num_vertices)
-        )
+        last = nn.Linear(hidden_dim, 3 * num_vertices)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(nn.Linear(3 * num_vertices, hidden_dim), nn.GELU(), last)
 
     def forward(self, centre: Float[Tensor, "images vertices 3"]) -> Float[Tensor, "images vertices 3"]:
         """The final coarse mesh, metres."""
-        final: Tensor = self.layers(centre.flatten(1)).view(centre.shape)
-        return final
+        correction: Tensor = self.layers(centre.flatten(1)).view(centre.shape)
+        return centre + correction
