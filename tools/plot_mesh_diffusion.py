@@ -34,8 +34,7 @@ from torch import Tensor
 
 import hmdiff
 from hmdiff.module import METHOD, SHIPPED, HMDiff
-from hmdiff.sampler import Meshes
-from hmdiff.sampler import Record
+from hmdiff.sampler import Meshes, Record
 from posecore.body.skeletons import JOINTS_44
 from posecore.data.augment import CropAugmentation
 from posecore.data.open_images import SAMPLE, OpenImages
