@@ -266,6 +266,7 @@ def draw_rendered(
             layer.model.faces,
             batch["K"][number],
             title=f"{method} on a rendered picture, {what}",
+            pick_name="Final" if method == "HMDiff" else "Pick",
         )
         write_bytes(output.file(rendered_name(method, number)), figure_png(figure))
 
