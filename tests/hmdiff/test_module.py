@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn, TrainerState
 from torch import Tensor
 
 from hmdiff.dat import Alignment
@@ -54,6 +55,7 @@ class Progress:
 
     def __init__(self, done: int, total: int) -> None:
         self.global_step, self.estimated_stepping_batches = done, total
+        self.state = TrainerState(fn=TrainerFn.FITTING)
 
 
 def losses(model: HMDiff, batch: PoseSample, seed: int = 0, done: int = 0) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, cast
 import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -498,7 +499,9 @@ class HMDiff(LightningModule):
         return losses
 
     def _share_of_training(self) -> float:
-        """How much of the optimiser's steps is done; 0 of a training without end."""
+        """How much of the optimiser's steps is done: 0 of a training without end, all where nothing is trained."""
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return 1.0
         total = self.trainer.estimated_stepping_batches
         return self.trainer.global_step / total if total not in (-1, float("inf")) and total else 0.0
 
