@@ -19,7 +19,7 @@ from posecore.data.base import PoseTable
 from posecore.data.sample import PoseSample
 from posecore.geometry.rotation import axis_angle_to_rotmat
 from posecore.metrics.protocols import get_protocol
-from posecore.testing_benchmarks_smpl import write_gendered_bodies
+from posecore.testing import write_gendered_bodies
 
 PEOPLE, HYPOTHESES = 3, 4
 COUNTS = (1, 2, 4)

@@ -9,7 +9,7 @@ import pytest
 from diffhmr.data import DiffHMRDataModule
 from diffhmr.module import DiffHMR
 from posecore.cli import run
-from posecore.testing_benchmarks_smpl import write_gendered_bodies, write_spin_npz
+from posecore.testing import write_gendered_bodies, write_spin_npz
 from posecore.training.smpl_writer import SMPLWriter
 
 CONFIGS = Path(__file__).parents[2] / "packages/diffhmr/diffhmr/configs"

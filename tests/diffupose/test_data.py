@@ -16,7 +16,7 @@ from posecore.cli import run
 from posecore.data.human36m import Human36M
 from posecore.data.sample import PoseSample
 from posecore.geometry.placement import reprojection_error, solve_translation
-from posecore.testing_benchmarks import write_human36m, write_humaneva
+from posecore.testing import write_human36m, write_humaneva
 
 CONFIGS = Path(diffupose.__file__).parent / "configs"
 HUMANEVA = [f"{half}/S{person}" for half in ("Train", "Validate") for person in (1, 2, 3)]

@@ -13,8 +13,7 @@ from hmdiff.writer import HMDiffWriter
 from posecore.body.files import load_body_model
 from posecore.body.pyramid import OPEN_BODY_PYRAMID, build_pyramid
 from posecore.cli import run
-from posecore.testing_benchmarks_smpl import write_gendered_bodies, write_spin_npz
-from posecore.testing_hands import write_freihand, write_hand_model
+from posecore.testing import write_freihand, write_gendered_bodies, write_hand_model, write_spin_npz
 
 CONFIGS = Path(__file__).parents[2] / "packages/hmdiff/hmdiff/configs"
 TRAINING = ("h36m_train", "up3d_train", "muco_train", "coco_2014_train", "mpii_train", "3dpw_train")

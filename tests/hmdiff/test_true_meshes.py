@@ -15,7 +15,7 @@ from posecore.body.smpl import SMPLLayer
 from posecore.data.sample import PoseSample
 from posecore.geometry.camera import project
 from posecore.geometry.rotation import axis_angle_to_rotmat
-from posecore.testing_benchmarks_smpl import write_gendered_bodies
+from posecore.testing import write_gendered_bodies
 
 PEOPLE = 3
 

@@ -28,7 +28,7 @@ from posecore.data.photo_input import PhotoInput
 from posecore.export.predictions import read_predictions
 from posecore.export.smpl_predictions import read_smpl_predictions
 from posecore.geometry.camera import project
-from posecore.testing_hands import write_hand_model
+from posecore.testing import write_hand_model
 
 SIZE = (120, 90)
 CROP = 64

@@ -16,7 +16,7 @@ from posecore.body.skeletons import COCO_17
 from posecore.data import SMPLNpz
 from posecore.data.fit_input import FitInput
 from posecore.data.sample import PoseSample
-from posecore.testing_benchmarks_smpl import write_smpl_npz, write_start_cache
+from posecore.testing import write_smpl_npz, write_start_cache
 from scorehmr.data import ScoreHMRDataModule
 from scorehmr.features import TimmFeatures
 from scorehmr.fitting import FitSettings

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from posecore.cli import run
-from posecore.testing_benchmarks_smpl import write_gendered_bodies, write_smpl_groups, write_smpl_npz, write_start_cache
+from posecore.testing import write_gendered_bodies, write_smpl_groups, write_smpl_npz, write_start_cache
 from posecore.training.smpl_writer import SMPLWriter
 from scorehmr.data import ScoreHMRDataModule
 from scorehmr.module import ScoreHMR

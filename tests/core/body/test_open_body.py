@@ -13,7 +13,7 @@ import torch
 import trimesh
 
 from posecore.body.pyramid import MeshPyramid
-from posecore.testing_hands import write_hand_model
+from posecore.testing import write_hand_model
 
 ROOT = Path(__file__).parents[3]
 ASSETS = ROOT / "packages/core/posecore/body/assets"

@@ -26,7 +26,7 @@ from posecore.data.fit_input import FitInput
 from posecore.data.mixing import JoinedDataset
 from posecore.data.sample import PoseSample
 from posecore.geometry.camera import crop_keypoints, uncrop_keypoints
-from posecore.testing_benchmarks_smpl import write_smpl_groups, write_smpl_npz
+from posecore.testing import write_smpl_groups, write_smpl_npz
 
 BLACK = -torch.tensor(IMAGENET_MEAN) / torch.tensor(IMAGENET_STD)
 

@@ -15,7 +15,7 @@ from posecore.data.augment import CropAugmentation
 from posecore.data.crops import IMAGENET_MEAN, IMAGENET_STD
 from posecore.geometry.camera import project
 from posecore.render.rasterizer import rasterize
-from posecore.testing_hands import write_freihand, write_hand_model
+from posecore.testing import write_freihand, write_hand_model
 
 HANDS, EVALUATION = 5, 3
 

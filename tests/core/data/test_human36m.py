@@ -9,7 +9,7 @@ import torch
 from posecore.body.skeletons import H36M_17
 from posecore.data.human36m import CAMERAS, Human36M
 from posecore.geometry.camera import project, world_to_cam
-from posecore.testing_benchmarks import write_human36m
+from posecore.testing import write_human36m
 
 FRAMES = 7
 

@@ -9,7 +9,7 @@ import torch
 from posecore.body.skeletons import HUMANEVA_15
 from posecore.data.humaneva import HumanEva
 from posecore.geometry.camera import project, world_to_cam
-from posecore.testing_benchmarks import write_humaneva
+from posecore.testing import write_humaneva
 
 FRAMES = 7
 Cameras = dict[tuple[str, str], tuple[np.ndarray, np.ndarray, np.ndarray]]

@@ -11,7 +11,7 @@ from scipy.io import loadmat, savemat
 from posecore.body.skeletons import H36M_17, MPI_INF_3DHP_17, MPI_INF_3DHP_28
 from posecore.data.mpi_inf_3dhp import ACTIVITIES, MPIINF3DHP, REGULAR_CAMERAS
 from posecore.geometry.camera import project
-from posecore.testing_benchmarks import write_mpi_inf_3dhp
+from posecore.testing import write_mpi_inf_3dhp
 
 FRAMES = 9
 TEST_FILE = "mpi_inf_3dhp_test_set/TS1/annot_data.mat"

@@ -17,7 +17,7 @@ from posecore.data.smpl_npz import SMPLNpz
 from posecore.data.transforms import flip_sample
 from posecore.geometry.camera import project
 from posecore.safe_pickle import UnsafePickleError
-from posecore.testing_benchmarks_smpl import write_gendered_bodies, write_smpl_groups, write_smpl_npz, write_start_cache
+from posecore.testing import write_gendered_bodies, write_smpl_groups, write_smpl_npz, write_start_cache
 
 ROWS, UNKNOWN = 10, 2
 

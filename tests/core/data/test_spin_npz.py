@@ -13,7 +13,7 @@ from posecore.body.named_joints import NamedJoints
 from posecore.body.skeletons import JOINTS_44, SMPL_24
 from posecore.data import PoseDataModule, PoseTable, SPINNpz
 from posecore.geometry.camera import project, uncrop_keypoints
-from posecore.testing_benchmarks_smpl import write_gendered_bodies, write_smpl_npz, write_spin_npz
+from posecore.testing import write_gendered_bodies, write_smpl_npz, write_spin_npz
 
 ROWS, UNKNOWN = 10, 2
 # SPIN's 24 joints in the order of its constants, by the names of joints44.

@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from posecore.data.start_estimates import CropBoxes, read_start_estimates
-from posecore.testing_benchmarks_smpl import write_smpl_npz, write_start_cache
+from posecore.testing import write_smpl_npz, write_start_cache
 
 ROWS = 6
 

@@ -12,7 +12,7 @@ from posecore.body.smpl import SMPLLayer
 from posecore.data.threedpw import ThreeDPW
 from posecore.geometry.camera import project
 from posecore.safe_pickle import UnsafePickleError
-from posecore.testing_benchmarks import write_threedpw
+from posecore.testing import write_threedpw
 
 FRAMES = 8
 SEQUENCE = "sequenceFiles/test/downtown_walking_01.pkl"

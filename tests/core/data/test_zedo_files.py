@@ -9,7 +9,7 @@ import torch
 from posecore.data.base import PoseTable
 from posecore.data.zedo_files import ZeDO3DPWTest, ZeDOHuman36MTest, ZeDOMPIINF3DHPTest
 from posecore.geometry.camera import project
-from posecore.testing_benchmarks import write_zedo_files
+from posecore.testing import write_zedo_files
 
 ROWS = 72
 

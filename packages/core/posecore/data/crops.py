@@ -165,6 +165,11 @@ class PersonCrops:
                 "of boxes, expected one of each for every row"
             )
 
+    @property
+    def files(self) -> list[Path]:
+        """The files that are read, each once, in the order of the rows."""
+        return list(dict.fromkeys(self.pictures))
+
     def __call__(
         self, rows: Sequence[int]
     ) -> Float[Tensor, "crops 3 size size"] | UInt8[Tensor, "crops 3 raw_size raw_size"]:

@@ -11,7 +11,7 @@ from posecore.body.simplify import boundary_edges, simplify_mesh
 from posecore.body.skeletons import MANO_21
 from posecore.body.smpl import SMPLLayer
 from posecore.geometry.rotation import axis_angle_to_rotmat
-from posecore.testing_hands import write_hand_model
+from posecore.testing import write_hand_model
 
 
 @pytest.fixture(scope="module")
