@@ -17,6 +17,7 @@ from hmdiff.data import HMDiffDataModule
 from hmdiff.module import SHIPPED, HMDiff
 from hmdiff.writer import HMDiffWriter
 from posecore.training.prediction_writer import PredictionWriter
+from posecore.training.results import Results, unit_of
 from posecore.training.smpl_writer import SMPLWriter
 from scorehmr.data import ScoreHMRDataModule
 from scorehmr.module import ScoreHMR
@@ -36,6 +37,9 @@ DIFFUPOSE = PACKAGES / "diffupose/diffupose/configs"
 HMDIFF = PACKAGES / "hmdiff/hmdiff/configs"
 SCOREHMR = PACKAGES / "scorehmr/scorehmr/configs"
 CONFIGS = sorted(path for method in METHODS for path in (PACKAGES / method / method / "configs").rglob("*.yaml"))
+ROWS = [path for path in CONFIGS if path.parent.name.startswith("table")]
+# Rows that the paper prints no number of: it fits with ProHMR's own prior, these with the diffusion model's and ours.
+WITHOUT_NUMBERS = {"scorehmr/table2/gaussian", "scorehmr/table2/prior"}
 
 
 @cache
@@ -48,6 +52,7 @@ def parser_of(method: str) -> LightningArgumentParser:
     parser.add_lightning_class_args(module, "model")
     parser.add_lightning_class_args(datamodule, "data")
     parser.add_lightning_class_args(writer, "output")
+    parser.add_lightning_class_args(Results, "results")
     parser.add_lightning_class_args(Trainer, "trainer")
     return parser
 
@@ -77,6 +82,32 @@ def test_commands_name_configs_that_exist(path: Path) -> None:
     comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
     for name in re.findall(r"--config (\S+\.yaml)", "\n".join(comments)):
         assert (PACKAGES / method / method / "configs" / name).is_file(), name
+
+
+@pytest.mark.parametrize("path", ROWS, ids=lambda path: str(path.relative_to(PACKAGES)))
+def test_rows_say_what_the_paper_printed(path: Path) -> None:
+    method = path.relative_to(PACKAGES).parts[0]
+    results = _on_its_configs(method, path).results
+    if f"{method}/{path.parent.name}/{path.stem}" in WITHOUT_NUMBERS:
+        assert not results.paper
+        return
+    assert path.parent.name.removeprefix("table") in re.findall(r"\d+", results.table)  # "Tables 1 and 2" share rows
+    assert results.row
+    assert results.paper
+    for name, number in results.paper.items():
+        assert unit_of(name), name
+        assert number > 0, name
+        assert number <= 1 or unit_of(name) != "share", f"{name}: the paper's percent are shares here"
+    command = next(line for line in path.read_text().splitlines() if line.startswith("# Command"))
+    assert str(path.relative_to(path.parents[1])) in command, "the command runs this row"
+
+
+def _on_its_configs(method: str, path: Path) -> Namespace:
+    """A row on top of the configs that the command in its header names."""
+    folder = PACKAGES / method / method / "configs"
+    command = next(line for line in path.read_text().splitlines() if line.startswith("# Command"))
+    args = [part for name in re.findall(r"--config (\S+\.yaml)", command) for part in ("--config", str(folder / name))]
+    return parser_of(method).parse_args(args)
 
 
 def test_diffhmr_default_is_the_paper() -> None:
@@ -222,9 +253,9 @@ def test_hmdiff_rows_change_only_what_they_name() -> None:
     allowed = {
         "table3/a": {"estimator"},
         "table3/b": {"estimator", "num_layers"},
-        "table4/standard": {"alignment"},
-        "table4/pose": {"conditioning", "alignment"},
-        "table4/both": {"conditioning", "alignment"},
+        "table4/standard": {"alignment", "sampling"},
+        "table4/pose": {"conditioning", "alignment", "sampling"},
+        "table4/both": {"conditioning", "alignment", "sampling"},
         "table5/h_u": {"sampling"},
         "table5/disrupted": {"alignment"},
         "table5/single_pose": {"alignment"},
@@ -236,8 +267,12 @@ def test_hmdiff_rows_change_only_what_they_name() -> None:
         "readings/projected": {"image_feature"},
         "readings/v_prediction": {"prediction_type"},
     }
-    rows = {f"{path.parent.name}/{path.stem}" for path in HMDIFF.glob("[rt]*/*.yaml")}
+    # These say what a data set's config is compared with, no more.
+    of_data = {"table1/3dpw", "table1/h36m", "table2/freihand", "table6/h36m"}
+    rows = {f"{path.parent.name}/{path.stem}" for path in HMDIFF.glob("[rt]*/*.yaml")} - of_data
     assert rows == set(allowed)
+    for row in of_data:
+        assert _hmdiff("default.yaml", f"{row}.yaml").model == _hmdiff("default.yaml").model, row
     paper = _hmdiff("default.yaml").model
     for base in ("default.yaml", "data/open.yaml"):
         before = _hmdiff(base)
@@ -355,6 +390,18 @@ def test_zedo_default_is_the_paper() -> None:
     assert config.data.batch_size == 50000
     assert config.trainer.max_epochs == 5000
     assert config.data.flip_prob == 0.5
+
+
+def test_zedo_rows_of_one_number_are_one_setting() -> None:
+    """The paper prints some results in up to three tables."""
+    rows: dict[tuple[str, float], list[Namespace]] = {}
+    for path in sorted((PACKAGES / "zedo/zedo/configs").glob("table*/*.yaml")):
+        row = _on_its_configs("zedo", path)
+        ((name, number),) = [item for item in row.results.paper.items() if item[0].endswith("/mpjpe")]
+        rows.setdefault((name, number), []).append(row)
+    assert sum(len(same) for same in rows.values()) > len(rows) + 8
+    for place, same in rows.items():
+        assert all((row.model, row.data) == (same[0].model, same[0].data) for row in same), place
 
 
 def test_the_last_config_replaces_the_test_sets() -> None:

@@ -3,6 +3,9 @@
     python tools/convert_diffupose.py model.pt diffupose_h36m16.safetensors
     diffupose test --config default.yaml --data.root FOLDER --model.weights diffupose_h36m16.safetensors
 
+The file that the release names is not known here; it is a checkpoint of its training, with the entries ``step``,
+``model``, ``ema`` and ``scaler``. No checksum is published; its sha256 is printed and kept in the output.
+
 Width and joints are read from the tensors. The averaged (EMA) network is taken where there is one, as the released
 program does for its numbers. Nothing of the checkpoint is run: it is read as plain tensors. The released networks see
 the picture's coordinates and metres, which is what `default.yaml` says.
@@ -176,7 +179,12 @@ def main(args: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(*conversion.report(), f"sha256 of {options.checkpoint}: {digest}", f"wrote {options.output}", sep="\n")
+    print(
+        *conversion.report(),
+        f"sha256 of {options.checkpoint}: {digest} (none is published to compare)",
+        f"wrote {options.output}",
+        sep="\n",
+    )
     return 0
 
 

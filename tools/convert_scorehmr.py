@@ -1,6 +1,11 @@
 """Turn a checkpoint in the layout of ScoreHMR's released program into weights of this project.
 
     python tools/convert_scorehmr.py model-100.pt pare_feat_stats.npz scorehmr_pare.safetensors
+    scorehmr test --config default.yaml --data.root FOLDER --model.weights scorehmr_pare.safetensors
+
+The release has the checkpoint as ``data/model_weights/score_hmr/model-100.pt`` (1,000,000 steps) and the statistics as
+``data/stats/pare_feat_stats.npz``, or ``prohmr_feat_stats.npz`` for features of ProHMR. No checksums of them are
+published; the sha256 of both files is printed and kept in the output.
 
 The second file holds the mean and standard deviation of the image features, without which the network sees something
 else than it was trained on. The averaged (EMA) network is taken where there is one, as the released program does for
@@ -182,7 +187,11 @@ def main(args: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(*conversion.report(), f"sha256 of {options.checkpoint}: {digests[0]}", f"wrote {options.output}", sep="\n")
+    sums = [
+        f"sha256 of {path}: {digest} (none is published to compare)"
+        for path, digest in zip((options.checkpoint, options.statistics), digests, strict=True)
+    ]
+    print(*conversion.report(), *sums, f"wrote {options.output}", sep="\n")
     return 0
 
 

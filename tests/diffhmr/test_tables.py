@@ -1,7 +1,8 @@
-"""The paper's tables end to end: training on four mixed sets and every test config, on tiny files in SPIN's layout."""
+"""The paper's tables end to end: training on four mixed sets and every row, on tiny files in SPIN's layout."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ import pytest
 from diffhmr.data import DiffHMRDataModule
 from diffhmr.module import DiffHMR
 from posecore.cli import run
-from posecore.testing import write_gendered_bodies, write_spin_npz
+from posecore.testing import write_gendered_bodies, write_spin_npz, write_threedpw
 from posecore.training.smpl_writer import SMPLWriter
 
 CONFIGS = Path(__file__).parents[2] / "packages/diffhmr/diffhmr/configs"
+ROWS = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob("table*/*.yaml"))
 PICTURES = ("h36m", "mpi_inf_3dhp", "coco", "mpii", "3dpw")
 SMALL = [
     "--model.backbone", "regnetx_002", "--model.pretrained", "false", "--model.image_size", "64", "--model.dim", "8",
@@ -40,50 +42,70 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def diffhmr(folder: Path, monkeypatch: pytest.MonkeyPatch, *args: str) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("HUMANDIFF_TRACEBACK", "1")
-    run(DiffHMR, DiffHMRDataModule, CONFIGS, [*args, *SMALL], SMPLWriter)
-
-
-@pytest.fixture(scope="module", params=["rot6d", "axis_angle"])
-def trained(request: pytest.FixtureRequest, folder: Path) -> tuple[str, Path]:
-    """Two steps of training: the default on the four sets, and Table 2's other row on COCO."""
-    row = [] if request.param == "rot6d" else ["--config", "table2/axis_angle.yaml"]
+def diffhmr(folder: Path, command: str, where: str, *configs: str, **options: str) -> Path:
+    """Runs a command in the folder; options are more of the command line. Returns what it wrote into."""
+    args = [command, *(part for config in configs for part in ("--config", config)), *SMALL]
+    args += [part for name, value in options.items() for part in (f"--{name}", value)]
     with pytest.MonkeyPatch.context() as patch:
-        where = f"fit_{request.param}"
-        args = [*row, "--trainer.max_steps", "2", "--trainer.default_root_dir", where]
-        diffhmr(folder, patch, "fit", "--config", "default.yaml", *args)
-    (path,) = (folder / where).rglob("last.ckpt")
-    return request.param, path
+        patch.chdir(folder)
+        patch.setenv("HUMANDIFF_TRACEBACK", "1")
+        args += ["--trainer.default_root_dir", where]
+        run(DiffHMR, DiffHMRDataModule, CONFIGS, args, SMPLWriter)
+    return folder / where
 
 
-def scores(folder: Path, monkeypatch: pytest.MonkeyPatch, trained: tuple[str, Path], *rows: str) -> dict[str, float]:
-    rotation, checkpoint = trained
-    where = folder / f"test_{rotation}_{'_'.join(Path(row).stem for row in rows)}"
-    configs = [part for row in ("default.yaml", f"table2/{rotation}.yaml", *rows) for part in ("--config", row)]
-    args = ["--ckpt_path", str(checkpoint), "--trainer.default_root_dir", str(where)]
-    diffhmr(folder, monkeypatch, "test", *configs, *args)
-    (path,) = where.rglob("metrics.json")
-    found: dict[str, float] = json.loads(path.read_text())["metrics"]
-    assert all(np.isfinite(value) for value in found.values())
+@pytest.fixture(scope="module")
+def checkpoints(folder: Path) -> dict[str, str]:
+    """Two steps of training of three networks: on the four sets, and Table 2's on COCO."""
+    found = {}
+    for name, rows in {
+        "table1": (),
+        "table2/rot6d": ("table2/rot6d.yaml",),
+        "table2/axis_angle": ("table2/axis_angle.yaml",),
+    }.items():
+        where = diffhmr(folder, "fit", f"fit/{name}", "default.yaml", *rows, **{"trainer.max_steps": "2"})
+        (path,) = where.rglob("last.ckpt")
+        found[name] = str(path)
     return found
 
 
-def test_table_1_on_3dpw(folder: Path, monkeypatch: pytest.MonkeyPatch, trained: tuple[str, Path]) -> None:
-    found = scores(folder, monkeypatch, trained)
+def scores_of(folder: Path, where: str, checkpoint: str, *configs: str, **options: str) -> dict[str, Any]:
+    (path,) = diffhmr(folder, "test", where, *configs, ckpt_path=checkpoint, **options).rglob("metrics.json")
+    content: dict[str, Any] = json.loads(path.read_text())
+    assert all(np.isfinite(value) for value in content["metrics"].values())
+    return content
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_runs_on_files_of_spins_layout(folder: Path, checkpoints: dict[str, str], row: str) -> None:
+    (checkpoint,) = (path for name, path in checkpoints.items() if row.startswith(name))
+    on_3dhp = "mpi_inf_3dhp" in row
+    data = ["data/mpi_inf_3dhp.yaml"] if on_3dhp else []
+    content = scores_of(folder, f"test/{row}", checkpoint, "default.yaml", *data, row)
+    metrics, paper = content["metrics"], content["paper"]
+    header = "".join(line for line in (CONFIGS / row).open() if line.startswith("#"))
+    assert row[: len("table1")] == content["table"].lower().replace(" ", "")
+    assert content["protocol_name"] == ("spin_mpi_inf_3dhp" if on_3dhp else "spin_3dpw")
+    assert {f"test/{name}" for name in paper} <= metrics.keys()
+    assert len(paper) == (3 if row.startswith("table1") else 2)
+    assert all(f" {value}" in header for value in paper.values())
+    if row.startswith("table1"):
+        assert {name for name in metrics if "/min" in name} == {f"test/{name}" for name in paper}
+    assert any("pve" in name for name in metrics) != on_3dhp, "MPI-INF-3DHP knows joints and no bodies"
+
+
+def test_the_default_has_all_of_table_1(folder: Path, checkpoints: dict[str, str]) -> None:
+    found = scores_of(folder, "test/default", checkpoints["table1"], "default.yaml")["metrics"]
     for n in (1, 5, 10, 25):
         for metric in ("mpjpe", "pa_mpjpe", "pve"):
             assert found[f"test/3dpw/min{n}_{metric}"] <= found[f"test/3dpw/best{n}_{metric}"] + 1e-3
     assert found["test/3dpw/min25_pve"] < found["test/3dpw/min1_pve"]
-    if trained[0] == "rot6d":
-        alone = scores(folder, monkeypatch, trained, "table1/n5.yaml")
-        assert {name for name in alone if "/min" in name} == {
-            f"test/3dpw/min5_{m}" for m in ("mpjpe", "pa_mpjpe", "pve")
-        }
 
 
-def test_table_2_on_mpi_inf_3dhp(folder: Path, monkeypatch: pytest.MonkeyPatch, trained: tuple[str, Path]) -> None:
-    found = scores(folder, monkeypatch, trained, "table2/mpi_inf_3dhp.yaml")
-    assert found["test/mpi_inf_3dhp/min25_pa_mpjpe"] > 0
-    assert not any("pve" in name for name in found), "the set knows joints and no bodies"
+def test_a_row_runs_on_the_files_of_3dpw(folder: Path, checkpoints: dict[str, str]) -> None:
+    """As they are distributed, without SPIN's npz."""
+    write_threedpw(folder / "files" / "3dpw", splits=("test",), frames=4, open_body=True)
+    configs = "default.yaml", "table1/n5.yaml", "data/3dpw_files.yaml"
+    content = scores_of(folder, "test/files", checkpoints["table1"], *configs, **{"data.root": "files"})
+    assert content["rows"] == {"3dpw": 7}
+    assert {f"test/{name}" for name in content["paper"]} <= content["metrics"].keys()

@@ -1,5 +1,6 @@
 """What is logged about coarse meshes, against plain numpy on a few random people."""
 
+import time
 from dataclasses import replace
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hmdiff.mesh import CoarseMesh
-from hmdiff.scores import Scores
+from hmdiff.scores import ImagesPerSecond, Scores
 from hmdiff.true_meshes import TrueMeshes
 from posecore.body.files import BodyModel, load_body_model
 from posecore.body.joint_maps import joint_map
@@ -248,3 +249,27 @@ def test_a_set_without_bodies_is_scored_by_its_own_joints(
     found = logged(scores, rows, samples[:, 0], samples)
     assert max(found["mpjpe"], found["pa_mpjpe"], found["min_mpjpe"]) < 0.02
     assert found["centre_mpjpe"] > 10
+
+
+def test_speed_counts_images_by_the_seconds_of_a_test(body: BodyModel, pyramid: MeshPyramid) -> None:
+    scores = scores_of(body, pyramid)
+    images = torch.zeros(PEOPLE, 3, 8, 8)
+    for stage in ("val", "test"):
+        for _ in range(2):
+            with scores.timed(f"{stage}/people", images):
+                time.sleep(0.05)
+    assert scores.compute("val") == {}
+    (speed,) = scores.compute("test").values()
+    # Sleep never ends early; on a busy machine it ends late.
+    assert 0 < float(speed) <= PEOPLE / 0.05
+    assert scores.compute("test") == {}, "nothing was timed since"
+
+
+def test_speed_of_several_processes_is_that_of_the_slowest() -> None:
+    metric = ImagesPerSecond()
+    metric.update(10, 2.0)
+    metric.update(10, 3.0)
+    assert float(metric.compute()) == 4
+    reductions = cast(dict[str, Any], metric._reductions)
+    reduced = {name: reduce(torch.tensor([1.0, 3.0])) for name, reduce in reductions.items()}
+    assert reduced == {"images": 4, "seconds": 3}

@@ -1,9 +1,12 @@
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-from zedo.anchors import kmeans_poses, random_poses
+from zedo.anchors import kmeans_poses, random_poses, read_poses
 
 JOINTS = 17
 
@@ -102,3 +105,36 @@ def test_random_poses_are_different_training_poses() -> None:
 def test_random_poses_refuses_a_number_that_does_not_fit(num_poses: int) -> None:
     with pytest.raises(ValueError, match=rf"num_poses must be in 1..10 .* got {num_poses}"):
         random_poses(blobs([10], 0.1)[0], num_poses)
+
+
+def test_poses_of_a_file_are_made_relative_to_the_root(tmp_path: Path) -> None:
+    poses = blobs([5], 0.1)[0].numpy() / 3 + np.array([0.1, 0.2, 3.0])
+    np.save(tmp_path / "centres.npy", poses)
+    found = read_poses(tmp_path / "centres.npy", 5, JOINTS)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found, poses - poses[:, :1], atol=1e-6)
+    assert read_poses(tmp_path / "centres.npy", 5, JOINTS, root=8)[:, 8].eq(0).all()
+
+
+def test_files_that_hold_no_poses_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "centres.npy"
+    with pytest.raises(FileNotFoundError, match=r"anchors_file: there is no file .*centres.npy"):
+        read_poses(path, 1, JOINTS)
+    good = blobs([2], 0.1)[0].numpy() / 3
+    for poses, message in (
+        (good[:1], r"centres.npy has shape \(1, 17, 3\), expected \(2, 17, 3\): num_hypotheses is 2"),
+        (good[:, :16], r"has shape \(2, 16, 3\), expected \(2, 17, 3\)"),
+        (1000 * good, r"has joints up to \S+ from the root, expected metres"),
+        (np.where(good == good[1, 3, 0], np.nan, good), "has joints up to nan from the root"),
+        (0 * good, "has joints up to 0 from the root"),
+        (good.astype(str), "holds no array of numbers"),
+        (np.array([{"poses": good}]), "is no whole NumPy file of numbers"),
+    ):
+        np.save(path, poses, allow_pickle=True)
+        with pytest.raises(ValueError, match=message):
+            read_poses(path, 2, JOINTS)
+    np.save(path, good)
+    for content in (path.read_bytes()[:200], b"poses"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"centres\.npy is no whole NumPy file of numbers"):
+            read_poses(path, 2, JOINTS)

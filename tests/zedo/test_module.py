@@ -1,6 +1,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning import Trainer
@@ -52,3 +53,20 @@ def test_test_averages_as_the_protocol_says(tmp_path: Path, averaging: str) -> N
         expected = torch.stack([values[list(cell)].mean() for cell in CELLS[averaging]]).mean()
         assert found[f"test/people/{metric}"] == pytest.approx(expected.item(), rel=1e-4)
         assert found[f"test/people/chosen_{metric}"] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_anchors_of_a_file_take_the_place_of_the_weights_own(tmp_path: Path) -> None:
+    poses = 0.3 * np.random.default_rng(0).standard_normal((3, 17, 3))
+    poses -= poses[:, :1]
+    np.save(tmp_path / "centres.npy", poses)
+    model = ZeDO(hidden_dim=32, embed_dim=16, num_hypotheses=3, anchors_file=tmp_path / "centres.npy")
+    np.testing.assert_allclose(model.initial_anchors(), poses, atol=1e-6)
+    assert not {name for name in model.state_dict() if "centres" in name or "anchors_3" in name}
+    model = ZeDO(hidden_dim=32, embed_dim=16, num_hypotheses=1, anchors_file=tmp_path / "centres.npy")
+    model.anchors_1.fill_(0.5)
+    with pytest.raises(ValueError, match=r"anchors_file: .* has shape \(3, 17, 3\), expected \(1, 17, 3\)"):
+        model.initial_anchors()
+    with pytest.raises(ValueError, match="anchors_file: takes the place of K-means anchors, but anchors is 'random'"):
+        ZeDO(anchors="random", anchors_file=tmp_path / "centres.npy")
+    with pytest.raises(ValueError, match=r"has no anchors; give .* model.anchors_file"):
+        ZeDO(hidden_dim=32, embed_dim=16).initial_anchors()

@@ -4,14 +4,18 @@ import contextlib
 import dataclasses
 import io
 import os
+import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import roma
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -19,7 +23,12 @@ from benchmarks.timing import OURS, Case, Variant
 from posecore.body.files import BodyModel, load_body_model
 from posecore.body.skeletons import BODY_25, SMPL_24
 from posecore.body.smpl import SMPLLayer
+from posecore.data.base import PoseTable
 from posecore.data.cmu_mocap import load_cmu_motions
+from posecore.data.crops import PersonCrops
+from posecore.data.sample import take
+from posecore.data.shard_writer import write_shards
+from posecore.data.shards import Shards
 from posecore.data.synthetic import SyntheticMotion
 from posecore.geometry.alignment import align
 from posecore.geometry.rotation import random_rotmat
@@ -221,3 +230,42 @@ def data_cases(quick: bool) -> Iterator[Case]:
 
     cmu = Variant(load) if root else Variant(None, note="not run: HUMANDIFF_DATA is not set")
     yield Case("data", f"CMU motion capture, load split {split}", {OURS: cmu})
+    yield from _shard_cases(quick)
+
+
+def _shard_cases(quick: bool) -> Iterator[Case]:
+    """Rows in random batches of 64 from shards, and from what these are made of: photographs, and labels in memory.
+
+    A person fills half of a photograph of 1000 x 1000 pixels, as large as Human3.6M's; crops are of 224 px with a
+    margin of 1.5. Pictures are read in this process.
+    """
+    rows, side, size = (64, 120, 24) if quick else (512, 1000, 224)
+    generator, motion = torch.Generator().manual_seed(0), SyntheticMotion(num_clips=2)
+    labels = take(motion.samples, torch.arange(rows) % len(motion))
+    batches = torch.randperm(rows, generator=generator).split(64)
+
+    def read(table: PoseTable) -> Tensor:
+        return torch.cat([table.__getitems__(batch.tolist())["joints_cam"] for batch in batches])
+
+    with tempfile.TemporaryDirectory() as name:
+        paths = [Path(name) / f"{row}.jpg" for row in range(rows)]
+        for path in paths:
+            _photograph(side, generator).save(path, quality=90)
+        crops = PersonCrops(paths, torch.full((rows, 2), side / 2), torch.full((rows,), side / 2), size, 1.5)
+        for what, source in (
+            ("with pictures", PoseTable(motion.joint_set, labels, crops)),
+            ("of labels alone", PoseTable(motion.joint_set, labels)),
+        ):
+            write_shards(source, Path(name) / what, {})
+            variants = {
+                OURS: Variant(partial(read, Shards(Path(name), what)), note="from shards"),
+                "source": Variant(partial(read, source), note="from photographs" if source.images else "from memory"),
+            }
+            yield Case("data", f"{rows} rows {what}, batches of 64", variants)
+
+
+def _photograph(side: int, generator: torch.Generator) -> Image.Image:
+    """Smooth colours with some noise, which JPEG compresses about as much as a real one."""
+    colours = F.interpolate(torch.rand(1, 3, 12, 12, generator=generator), (side, side), mode="bilinear")[0]
+    pixels = (colours + 0.03 * torch.randn(colours.shape, generator=generator)).clamp(0, 1) * 255
+    return Image.fromarray(pixels.byte().permute(1, 2, 0).contiguous().numpy())

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from posecore.training.prediction_writer import PredictionWriter
+from posecore.training.results import Results, model_options
 
 TRACEBACK = "HUMANDIFF_TRACEBACK"
 
@@ -48,7 +49,7 @@ def run(
         check_checkpoint(found)
         if args is None:
             sys.argv[1:] = found
-        cli = type("CLI", (_CLI,), {"writer": writer})
+        cli = type("CLI", (_CLI,), {"writer": writer, "folder": configs, "options": model_options(found)})
         return cli(  # type: ignore[no-any-return]
             module,
             datamodule,
@@ -65,13 +66,23 @@ def run(
 
 
 class _CLI(LightningCLI):
-    """Adds ``--output.folder`` and ``--output.overwrite``, where `predict` writes."""
+    """Adds ``--output.*``, where `predict` writes, and ``--results.*``, what `test` compares with."""
 
     writer: type[BasePredictionWriter]
+    folder: Path
+    options: list[str]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the writer of predictions."""
+        """Adds the writer of predictions and the report of results."""
         parser.add_lightning_class_args(self.writer, "output")
+        parser.add_lightning_class_args(Results, "results")
+
+    def after_instantiate_classes(self) -> None:
+        """Tells the report which YAML files and options of the model the run was made with."""
+        results: Results = self._get(self.config_init, "results")
+        files = [str(getattr(path, "relative", path)) for path in self._get(self.config, "config") or []]
+        results.configs = [_name(path, self.folder) for path in files]
+        results.options = self.options
 
 
 def check_checkpoint(args: list[str]) -> None:
@@ -107,6 +118,12 @@ def find_configs(args: list[str], configs: Path) -> list[str]:
         else:
             found.append(arg)
     return found
+
+
+def _name(path: str, configs: Path) -> str:
+    """The name under which ``--config`` finds a file among the method's own, else what was given."""
+    found = Path(path).resolve()
+    return str(found.relative_to(configs.resolve())) if found.is_relative_to(configs.resolve()) else path
 
 
 def _find(name: str, configs: Path) -> str:

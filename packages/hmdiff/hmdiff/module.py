@@ -527,7 +527,10 @@ class HMDiff(LightningModule):
     ) -> dict[str, Any] | None:
         """Adds prior and meshes to the metrics; None where there are no meshes yet."""
         path = f"{stage}/{name}"
-        meshes: Meshes | None = self(batch, num_samples, sampling) if self.denoiser is not None else None
+        meshes: Meshes | None = None
+        if self.denoiser is not None:
+            with self.scores.timed(path, batch["image"]):
+                meshes = self(batch, num_samples, sampling)
         prior = self.pose_head(self.backbone(batch["image"])) if meshes is None else meshes.prior
         pose = prior.in_metres(prior.mean()[:, None], batch["K"], self.image_size)[:, 0]
         self.scores.update_prior(path, batch, pose)

@@ -1,13 +1,15 @@
 """What is said about the final mesh, the centre it is made of, and the samples."""
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 
 from hmdiff.mesh import full_joint_regressor
 from hmdiff.true_meshes import TrueMeshes
@@ -20,18 +22,41 @@ from posecore.metrics.pose import ProtocolMetric
 from posecore.metrics.protocols import Protocol
 
 
+class ImagesPerSecond(Metric):
+    """Images by the seconds that a network took for them; of several processes, by those of the slowest."""
+
+    full_state_update = False
+    images: Tensor
+    seconds: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("images", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("seconds", torch.zeros(()), dist_reduce_fx="max")
+
+    def update(self, images: int, seconds: float) -> None:
+        """Adds a batch."""
+        self.images += images
+        self.seconds += seconds
+
+    def compute(self) -> Tensor:
+        """Over all batches, the first and slowest too."""
+        return self.images / self.seconds
+
+
 class Scores(nn.Module):
     """Metrics of every validation and test set.
 
-    ====================  =============================================================================================
-    name                  of
-    ====================  =============================================================================================
-    ``<metric>``          the final mesh h_m
-    ``centre_<metric>``   the mean of the samples, before the final MLP (test only)
-    ``min_<metric>``      the least value among the samples' joints, which the truth chooses (test only, not of meshes)
-    ``prior_mpjpe``       the mean pose of U, by the coarse mesh's regressor, as it is trained
-    ``spread``            mean distance of the samples' joints to their mean, mm (test only)
-    ====================  =============================================================================================
+    =====================  ============================================================================================
+    name                   of
+    =====================  ============================================================================================
+    ``<metric>``           the final mesh h_m
+    ``centre_<metric>``    the mean of the samples, before the final MLP (test only)
+    ``min_<metric>``       the least value among the samples' joints, which the truth chooses (test only, not of meshes)
+    ``prior_mpjpe``        the mean pose of U, by the coarse mesh's regressor, as it is trained
+    ``spread``             mean distance of the samples' joints to their mean, mm (test only)
+    ``images_per_second``  speed from the crop to the final mesh, without reading and scoring (test only, Table 6)
+    =====================  ============================================================================================
 
     Joints of a prediction are regressed from its full mesh. Those of the truth are regressed from the true mesh
     likewise, but for ``smpl24`` the true body's own kinematic joints are taken, as for every method that is scored by
@@ -73,6 +98,7 @@ class Scores(nn.Module):
             self.metrics[f"test/{name}/final"] = ProtocolMetric(one)
             self.metrics[f"test/{name}/centre"] = ProtocolMetric(one)
             self.metrics[f"test/{name}/spread"] = MeanMetric()
+            self.metrics[f"test/{name}/images_per_second"] = ImagesPerSecond()
             self.metrics[f"test/{name}/min"] = ProtocolMetric(
                 replace(self.protocol, hypotheses="min", metrics=of_joints)
             )
@@ -105,6 +131,16 @@ class Scores(nn.Module):
             cast(MeanMetric, self.metrics[f"{path}/spread"]).update(1000 * distance)
         return pred
 
+    @contextmanager
+    def timed(self, path: str, images: Tensor) -> Iterator[None]:
+        """Adds the seconds of what is done inside to a test set's ``images_per_second``."""
+        start = _now(images.device)
+        yield
+        if f"{path}/images_per_second" in self.metrics:
+            cast(ImagesPerSecond, self.metrics[f"{path}/images_per_second"]).update(
+                len(images), _now(images.device) - start
+            )
+
     def update_prior(self, path: str, batch: PoseSample, pose: Float[Tensor, "rows joints 3"]) -> None:
         """Adds the mean poses of U, metres relative to the root, to a set's ``prior_mpjpe`` where bodies are known."""
         if path in self._without_bodies:
@@ -124,7 +160,7 @@ class Scores(nn.Module):
                 continue
             place, _, label = path.rpartition("/")
             found = metric.compute()  # type: ignore[operator]
-            if isinstance(found, Tensor):  # spread, prior_mpjpe
+            if isinstance(found, Tensor):  # spread, prior_mpjpe, images_per_second
                 values[path] = found
             else:
                 named = {name if label == "final" else f"{label}_{name}": value for name, value in found.items()}
@@ -148,3 +184,10 @@ class Scores(nn.Module):
 
     def _metric(self, path: str) -> ProtocolMetric:
         return cast(ProtocolMetric, self.metrics[path])
+
+
+def _now(device: torch.device) -> float:
+    """Seconds of a clock, after all that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

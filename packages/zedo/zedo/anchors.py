@@ -1,12 +1,15 @@
-"""Initial poses ``P_init`` (Sec. 5.1, Table 7): K-means centres, random poses, or draws from the prior."""
+"""Initial poses ``P_init`` (Sec. 5.1, Table 7): K-means centres, random poses, draws from the prior, or a file's."""
 
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 AnchorSource = Literal["kmeans", "random", "generated"]
+LARGEST_REACH = 3.0  # Metres from the root to a joint; no person is as large, and poses in millimetres are larger.
 
 
 def kmeans_poses(
@@ -65,3 +68,42 @@ def random_poses(
     if not 1 <= num_poses <= len(poses):
         raise ValueError(f"num_poses must be in 1..{len(poses)} (the number of poses), got {num_poses}")
     return poses[torch.randperm(len(poses), generator=generator)[:num_poses]]
+
+
+def read_poses(path: Path, num_poses: int, num_joints: int, root: int = 0) -> Float[Tensor, "num_poses joints 3"]:
+    """Poses of a NumPy file, as the release distributes its centres (``clusters/h36m_cluster50.npy``).
+
+    Args:
+        path: ``.npy`` of shape (poses, joints, 3): metres, camera axes.
+        num_poses: S, the number of hypotheses; the file must have as many.
+        num_joints: Joints of a pose.
+        root: Joint that every pose is made relative to.
+
+    Returns:
+        The poses, float32.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no such array, or holds something that is not finite or not in metres.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"anchors_file: there is no file {path}")
+    try:
+        poses = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"anchors_file: {path} is no whole NumPy file of numbers ({error})") from error
+    if not isinstance(poses, np.ndarray) or poses.dtype.kind not in "fiu":
+        raise ValueError(f"anchors_file: {path} holds no array of numbers")
+    if poses.shape != (num_poses, num_joints, 3):
+        raise ValueError(
+            f"anchors_file: {path} has shape {poses.shape}, expected {(num_poses, num_joints, 3)}: num_hypotheses is "
+            f"{num_poses}, and a pose has {num_joints} joints"
+        )
+    poses = poses.astype(np.float64)
+    relative = poses - poses[:, [root]]
+    reach = np.linalg.norm(relative, axis=-1).max()
+    if not 0 < reach < LARGEST_REACH:  # also where it is not a number
+        raise ValueError(
+            f"anchors_file: {path} has joints up to {reach:.3g} from the root, expected metres, below {LARGEST_REACH:g}"
+        )
+    return torch.from_numpy(relative).float()

@@ -16,7 +16,7 @@ from posecore.metrics.protocols import get_protocol
 from posecore.training.checkpoints import check_stamp, load_weights, resolve_weights, stamp
 from posecore.training.progress import progress_bar
 from posecore.training.schedules import warmup_schedule
-from zedo.anchors import AnchorSource, kmeans_poses, random_poses
+from zedo.anchors import AnchorSource, kmeans_poses, random_poses, read_poses
 from zedo.losses import denoising_score_matching_loss
 from zedo.network import ScoreNetwork
 from zedo.prior import BackboneName, generate, make_backbone
@@ -47,6 +47,8 @@ class ZeDO(LightningModule):
         anchors: Where initial poses come from (Table 7).
         num_hypotheses: S. With K-means anchors one of ``anchor_counts``.
         anchor_counts: K-means anchor sets that are computed at the start of training and kept with the weights.
+        anchors_file: ``.npy`` with the initial poses (num_hypotheses, num_joints, 3), metres, such as the release's
+            ``clusters/h36m_cluster50.npy``; takes the place of the anchors of ``weights`` or checkpoint.
         initial_pose: Settings of the initial pose optimiser.
         loop: Settings of the optimiser in the loop.
         protocol: How validation and test are scored; a name of `posecore.metrics.protocols`.
@@ -67,6 +69,7 @@ class ZeDO(LightningModule):
         anchors: AnchorSource = "kmeans",
         num_hypotheses: int = 1,
         anchor_counts: tuple[int, ...] = (1, 10, 50),
+        anchors_file: Path | None = None,
         initial_pose: InitialPose | None = None,
         loop: Loop | None = None,
         protocol: str = "zedo_h36m",
@@ -81,7 +84,9 @@ class ZeDO(LightningModule):
             raise ValueError(
                 f"num_hypotheses and anchor_counts must be positive, got {num_hypotheses}, {anchor_counts}"
             )
-        if anchors == "kmeans" and num_hypotheses not in anchor_counts:
+        if anchors_file is not None and anchors != "kmeans":
+            raise ValueError(f"anchors_file: takes the place of K-means anchors, but anchors is {anchors!r}")
+        if anchors == "kmeans" and anchors_file is None and num_hypotheses not in anchor_counts:
             raise ValueError(
                 f"num_hypotheses: K-means anchors come in sets of {anchor_counts} (anchor_counts), got {num_hypotheses}"
             )
@@ -90,6 +95,7 @@ class ZeDO(LightningModule):
         self.anchor_source = anchors
         self.num_hypotheses = num_hypotheses
         self.anchor_counts = anchor_counts
+        self.anchors_file = anchors_file
         for count in anchor_counts:
             self.register_buffer(f"anchors_{count}", torch.zeros(count, num_joints, 3))
         self.initial_pose = initial_pose or InitialPose()
@@ -145,8 +151,11 @@ class ZeDO(LightningModule):
         """``P_init`` of every hypothesis, as ``anchors`` says.
 
         Raises:
-            ValueError: K-means anchors were never computed: neither trained nor loaded.
+            FileNotFoundError: There is no ``anchors_file``.
+            ValueError: K-means anchors were never computed: neither trained nor loaded; or ``anchors_file`` is broken.
         """
+        if self.anchors_file is not None:
+            return read_poses(self.anchors_file, self.num_hypotheses, self.network.num_joints).to(self.device)
         if self.anchor_source == "generated":
             return generate(self.network, self.backbone, self.num_hypotheses, self._generator())
         if self.anchor_source == "random":
@@ -155,7 +164,8 @@ class ZeDO(LightningModule):
         anchors: Tensor = getattr(self, f"anchors_{self.num_hypotheses}")
         if not bool(anchors.any()):
             raise ValueError(
-                "weights: the network has no anchors; give model.weights, ckpt_path, or run `zedo fit` first"
+                "weights: the network has no anchors; give model.weights or ckpt_path that have, model.anchors_file, "
+                "or run `zedo fit` first"
             )
         return anchors
 

@@ -13,6 +13,7 @@ from posecore.body.skeletons import (
     LSP_14,
     MPI_INF_3DHP_17,
     MPI_INF_3DHP_28,
+    MUCO_21,
     SMPL_24,
     JointSet,
     get_joint_set,
@@ -80,6 +81,16 @@ def test_mpi_inf_3dhp_test_joints_are_these_of_the_28():
     chosen = (7, 5, 14, 15, 16, 9, 10, 11, 23, 24, 25, 18, 19, 20, 4, 3, 6)
     assert tuple(MPI_INF_3DHP_28.joint_names[i] for i in chosen) == MPI_INF_3DHP_17.joint_names
     assert MPI_INF_3DHP_17.root == (14,)
+
+
+def test_muco_is_the_3dhp_test_set_with_hands_and_toes():
+    assert MUCO_21.joint_names[:17] == MPI_INF_3DHP_17.joint_names
+    assert MUCO_21.parents[:17] == MPI_INF_3DHP_17.parents
+    assert MUCO_21.joint_names[17:] == ("r_hand", "l_hand", "r_toe", "l_toe")
+    # The flip pairs of the programs that use the file.
+    pairs = ((2, 5), (3, 6), (4, 7), (8, 11), (9, 12), (10, 13), (17, 18), (19, 20))
+    assert {frozenset((i, j)) for i, j in enumerate(MUCO_21.flip) if i != j} == {frozenset(pair) for pair in pairs}
+    assert MUCO_21.root == (14,)
 
 
 def test_joints_44_starts_with_openpose_and_has_its_root_at_39():

@@ -1,3 +1,4 @@
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -6,9 +7,10 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.io import loadmat, savemat
 
-from posecore.body.skeletons import H36M_17, MPI_INF_3DHP_17, MPI_INF_3DHP_28
+from posecore.body.skeletons import H36M_17, JOINTS_44, MPI_INF_3DHP_17, MPI_INF_3DHP_28
 from posecore.data.mpi_inf_3dhp import ACTIVITIES, MPIINF3DHP, REGULAR_CAMERAS
 from posecore.geometry.camera import project
 from posecore.testing import write_mpi_inf_3dhp
@@ -99,7 +101,7 @@ def test_training_cameras_and_own_joints(root: Path) -> None:
         ({"subjects": ["TS1"]}, r"subjects: \['TS1'\] unknown, valid are S1"),
         ({"split": "test", "cameras": [0]}, r"cameras: \[0\] unknown, valid are None for the test set"),
         ({"cameras": [14]}, r"cameras: \[14\] unknown, valid are 0, 1"),
-        ({"joint_set": "smpl24"}, "joint_set: .*valid are h36m17, mpii3d17"),
+        ({"joint_set": "smpl24"}, "joint_set: .*valid are h36m17, mpii3d17, joints44"),
         ({"stride": 0}, "stride: must be at least 1"),
     ],
 )
@@ -179,3 +181,58 @@ def test_wrong_test_annotations(tmp_path: Path, key: str, value: np.ndarray, mes
     edited(path, key, value)
     with pytest.raises(ValueError, match=f"annot_data.mat: {message}"):
         MPIINF3DHP(tmp_path, "test", ["TS1"])
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_mpi_inf_3dhp(tmp_path_factory.mktemp("pictures"), ("S2",), ("TS5",), frames=4, pictures=(1,))
+
+
+def check_greys(data: MPIINF3DHP, rows: list[int]) -> None:
+    batch = data.__getitems__(rows)
+    assert batch["image"].shape == (len(rows), 3, 24, 24)
+    for image, frame in zip(batch["image"], batch["frame"].tolist(), strict=True):
+        # Outside of the picture, where the fake people partly are, crops are black.
+        assert float(image.max()) == pytest.approx(30 + 10 * frame, abs=4.5)
+
+
+def test_pictures(pictures: Path, tmp_path: Path) -> None:
+    test = MPIINF3DHP(pictures, "test", ["TS5"], crops=16)
+    assert [path.name for path in test.images.files] == [f"img_{n:06d}.jpg" for n in (1, 2, 4)]  # type: ignore[union-attr]
+    check_greys(test, [2, 0, 1])
+    train = MPIINF3DHP(pictures, subjects=["S2"], cameras=[1], stride=3, crops=16)
+    check_greys(train, [3, 0, 1])
+    assert "box" in MPIINF3DHP(pictures, subjects=["S2"], cameras=[1])[0]
+    with pytest.raises(FileNotFoundError, match=r"no imageSequence/video_2\.avi in .*S2/Seq1.*get_dataset"):
+        MPIINF3DHP(pictures, subjects=["S2"], cameras=[1, 2], crops=16)
+
+    # Frames that were extracted as SPIN does it are read in place of the videos.
+    shutil.copytree(pictures / "S2", tmp_path / "S2")
+    for sequence in ("Seq1", "Seq2"):
+        shutil.rmtree(tmp_path / "S2" / sequence / "imageSequence")
+        place = tmp_path / "S2" / sequence / "imageFrames" / "video_1"
+        place.mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (2048, 2048), (30 + 10 * number,) * 3).save(place / f"frame_{number + 1:06d}.jpg")
+    check_greys(MPIINF3DHP(tmp_path, subjects=["S2"], cameras=[1], stride=3, crops=16), [3, 0, 1])
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_rows_for_training_on_pictures(root: Path, split: str) -> None:
+    subjects = ["S1"] if split == "train" else ["TS1"]
+    data, own = (MPIINF3DHP(root, split, subjects, joint_set) for joint_set in ("joints44", "mpii3d17"))
+    batch, full = (table.__getitems__(range(len(table))) for table in (data, own))
+    pairs = {name: name for name in ("pelvis", "spine", "neck", "l_hip", "r_knee", "l_wrist", "r_shoulder", "head_top")}
+    for name, source in (pairs | {"jaw": "head", "head_top_h36m": "head_top"}).items():
+        joint, row = JOINTS_44.index(name), MPI_INF_3DHP_17.index(source)
+        torch.testing.assert_close(batch["joints_cam"][:, joint], full["joints_cam"][:, row])
+        torch.testing.assert_close(batch["joints_2d_px"][:, joint], full["joints_2d_px"][:, row])
+    assert batch["joints_known"].sum(dim=1).tolist() == [18] * len(data)
+    assert batch["joints_known"].equal(batch["confidence"] == 1)
+    assert not batch["joints_known"][:, JOINTS_44.index("thorax")].any()
+    assert not batch["has_pose"].any()
+    for key in ("K", "image_size", "box"):
+        torch.testing.assert_close(batch[key], full[key])
+    low, high = full["joints_2d_px"].amin(dim=1), full["joints_2d_px"].amax(dim=1)
+    torch.testing.assert_close(full["box"][:, 2], 1.2 * (high - low).amax(dim=1))
+    assert batch["clip"] == full["clip"]

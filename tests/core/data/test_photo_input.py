@@ -186,8 +186,8 @@ def test_arguments_that_cannot_be(changes: dict[str, Any], message: str) -> None
 @pytest.mark.parametrize(
     ("photo", "changes", "error", "message"),
     [
-        ("none.png", {}, FileNotFoundError, "photo: there is no file .*none"),
-        ("text.png", {}, ValueError, r"photo: .*text\.png is not an image"),
+        ("none.png", {}, FileNotFoundError, "photo: there is no picture .*none"),
+        ("text.png", {}, ValueError, r"photo: .*text\.png is no picture that can be read"),
         ("empty", {}, ValueError, "photo: the folder .*empty holds no picture"),
         ("p", {"box": (0.0, 0.0, 9.0, 9.0)}, ValueError, "box: is one of a single picture, and .*p is a folder"),
         ("p/a.png", {"box": (9.0, 0.0, 9.0, 9.0)}, ValueError, r"box: must be left, .* not \[9\.0, 0\.0"),

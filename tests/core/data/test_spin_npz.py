@@ -158,6 +158,46 @@ def test_a_set_with_keypoints_alone_has_the_same_keys(people: dict[str, Any], tm
             assert lsp[key].dtype == value.dtype, key
 
 
+def test_static_fits_fill_in_what_is_not_known(people: dict[str, Any], tmp_path: Path) -> None:
+    lsp = write_spin_npz(tmp_path, "lsp.npz", 3, 0, 1, **dict.fromkeys(("S", "pose", "shape", "has_smpl")))
+    coco = write_spin_npz(tmp_path, "coco.npz", 4, 2, 2)
+    h36m = write_spin_npz(tmp_path, "h36m.npz", 3, 1, 3)
+    fits = 0.3 * np.random.default_rng(5).standard_normal((7, 82))
+    np.save(tmp_path / "lsp_fits.npy", fits[:3])
+    (tmp_path / "static_fits").mkdir()
+    np.save(tmp_path / "static_fits/coco_fits.npy", fits[3:])
+    names = ["lsp_fits.npy", "static_fits/coco_fits.npy", ""]
+    batch = everything(SPINNpz(tmp_path, ["lsp.npz", "coco.npz", "h36m.npz"], tmp_path, fits=names))
+    assert batch["clip"] == [*lsp["imgname"], *coco["imgname"], *h36m["imgname"]]
+    assert batch["has_pose"].tolist() == batch["has_betas"].tolist() == [True] * 9 + [False]
+    pose = np.concatenate((fits[:3, :72], coco["pose"][:2], fits[5:, :72], h36m["pose"][:2]))
+    betas = np.concatenate((fits[:3, 72:], coco["shape"][:2], fits[5:, 72:], h36m["shape"][:2]))
+    expected = Rotation.from_rotvec(pose.reshape(-1, 3)).as_matrix().reshape(9, 24, 3, 3)
+    np.testing.assert_allclose(batch["global_orient"][:9], expected[:, 0], atol=1e-5)
+    np.testing.assert_allclose(batch["body_pose"][:9], expected[:, 1:], atol=1e-5)
+    np.testing.assert_allclose(batch["betas"][:9], betas, atol=1e-6)
+    assert len(SPINNpz(tmp_path, ["lsp.npz"], tmp_path, fits=["lsp_fits.npy"], require_pose=True)) == 3
+
+
+def test_wrong_static_fits_are_named(people: dict[str, Any], tmp_path: Path) -> None:
+    write_spin_npz(tmp_path, "lsp.npz", 3)
+    for fits, says in (
+        (np.zeros((4, 82)), r"a\.npy: holds 4 fits, but .*lsp\.npz has 3 rows"),
+        (np.zeros((3, 72)), r"a\.npy: fits has shape 3 x 72, expected any x 82"),
+        (np.full((3, 82), np.nan), r"a\.npy: fits holds values that are not finite"),
+        (np.array([{}]), r"a\.npy: is no whole \.npy array"),
+    ):
+        np.save(tmp_path / "a.npy", fits)
+        with pytest.raises(ValueError, match=says):
+            SPINNpz(tmp_path, ["lsp.npz"], tmp_path, fits=["a.npy"])
+    with pytest.raises(FileNotFoundError, match=r"no b\.npy in "):
+        SPINNpz(tmp_path, ["lsp.npz"], tmp_path, fits=["b.npy"])
+    with pytest.raises(ValueError, match="fits: 2 for 1 files, expected one for each file"):
+        SPINNpz(tmp_path, ["lsp.npz"], tmp_path, fits=["a.npy", "a.npy"])
+    with pytest.raises(ValueError, match="fits: fill in poses, which ignore_3d=True takes for unknown"):
+        SPINNpz(tmp_path, ["lsp.npz"], tmp_path, fits=["a.npy"], ignore_3d=True)
+
+
 def test_several_files_are_joined_and_rows_without_a_pose_left_out(people: dict[str, Any], tmp_path: Path) -> None:
     lsp = write_spin_npz(tmp_path, "lsp.npz", 3, 0, 1, **dict.fromkeys(("S", "pose", "shape", "has_smpl")))
     coco = write_spin_npz(tmp_path, "coco.npz", 4, 1, 2, S=None, openpose=None)

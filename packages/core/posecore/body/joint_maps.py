@@ -52,6 +52,7 @@ _SOURCE_CONSTRUCTIONS: Mapping[str, _Rules] = {
     },
     "mpii3d17": _MPI_INF_3DHP,
     "mpii3d28": _MPI_INF_3DHP,
+    "muco21": _MPI_INF_3DHP,
 }
 
 

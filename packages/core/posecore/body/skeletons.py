@@ -21,8 +21,11 @@ __all__ = [
     "JOINT_SETS",
     "LSP_14",
     "MANO_21",
+    "MPII_16",
     "MPI_INF_3DHP_17",
     "MPI_INF_3DHP_28",
+    "MUCO_21",
+    "OPENPOSE_18",
     "SMPL_24",
     "JointSet",
     "get_joint_set",
@@ -245,6 +248,32 @@ _BODY_25_TREE: dict[str, str | None] = {
 # OpenPose's default model.
 BODY_25 = _joint_set("body25", _BODY_25_TREE, root=("mid_hip",))
 
+# OpenPose's first model and AlphaPose's `--format open`: COCO's joints with a neck, in an order of their own.
+OPENPOSE_18 = _joint_set(
+    "openpose18",
+    {
+        "nose": "neck",
+        "neck": None,
+        "r_shoulder": "neck",
+        "r_elbow": "r_shoulder",
+        "r_wrist": "r_elbow",
+        "l_shoulder": "neck",
+        "l_elbow": "l_shoulder",
+        "l_wrist": "l_elbow",
+        "r_hip": "neck",
+        "r_knee": "r_hip",
+        "r_ankle": "r_knee",
+        "l_hip": "neck",
+        "l_knee": "l_hip",
+        "l_ankle": "l_knee",
+        "r_eye": "nose",
+        "l_eye": "nose",
+        "r_ear": "r_eye",
+        "l_ear": "l_eye",
+    },
+    root=("l_hip", "r_hip"),
+)
+
 # Leeds Sports Pose: the 14 joints on which 3DPW and Human3.6M mesh recovery are scored.
 LSP_14 = _joint_set(
     "lsp14",
@@ -267,28 +296,57 @@ LSP_14 = _joint_set(
     root=("l_hip", "r_hip"),
 )
 
-# MPI-INF-3DHP, the 17 joints of its test set (`annot3`, `univ_annot3`).
-MPI_INF_3DHP_17 = _joint_set(
-    "mpii3d17",
+# MPII's joints; its upper neck and top of the head are LSP's neck and head_top in joints44, as for SPIN.
+MPII_16 = _joint_set(
+    "mpii16",
     {
-        "head_top": "head",
-        "neck": "spine",
-        "r_shoulder": "neck",
-        "r_elbow": "r_shoulder",
-        "r_wrist": "r_elbow",
-        "l_shoulder": "neck",
-        "l_elbow": "l_shoulder",
-        "l_wrist": "l_elbow",
-        "r_hip": "pelvis",
-        "r_knee": "r_hip",
         "r_ankle": "r_knee",
+        "r_knee": "r_hip",
+        "r_hip": "pelvis",
         "l_hip": "pelvis",
         "l_knee": "l_hip",
         "l_ankle": "l_knee",
         "pelvis": None,
-        "spine": "pelvis",
-        "head": "neck",
+        "thorax": "pelvis",
+        "neck": "thorax",
+        "head_top": "neck",
+        "r_wrist": "r_elbow",
+        "r_elbow": "r_shoulder",
+        "r_shoulder": "thorax",
+        "l_shoulder": "thorax",
+        "l_elbow": "l_shoulder",
+        "l_wrist": "l_elbow",
     },
+    root=("pelvis",),
+)
+
+_MPI_INF_3DHP_TREE: dict[str, str | None] = {
+    "head_top": "head",
+    "neck": "spine",
+    "r_shoulder": "neck",
+    "r_elbow": "r_shoulder",
+    "r_wrist": "r_elbow",
+    "l_shoulder": "neck",
+    "l_elbow": "l_shoulder",
+    "l_wrist": "l_elbow",
+    "r_hip": "pelvis",
+    "r_knee": "r_hip",
+    "r_ankle": "r_knee",
+    "l_hip": "pelvis",
+    "l_knee": "l_hip",
+    "l_ankle": "l_knee",
+    "pelvis": None,
+    "spine": "pelvis",
+    "head": "neck",
+}
+
+# MPI-INF-3DHP, the 17 joints of its test set (`annot3`, `univ_annot3`).
+MPI_INF_3DHP_17 = _joint_set("mpii3d17", _MPI_INF_3DHP_TREE, root=("pelvis",))
+
+# MuCo-3DHP in the COCO-style file of the 3DMPPE line, which calls the neck "Thorax".
+MUCO_21 = _joint_set(
+    "muco21",
+    {**_MPI_INF_3DHP_TREE, "r_hand": "r_wrist", "l_hand": "l_wrist", "r_toe": "r_ankle", "l_toe": "l_ankle"},
     root=("pelvis",),
 )
 
@@ -415,9 +473,12 @@ JOINT_SETS: dict[str, JointSet] = {
         COCO_17,
         HALPE_26,
         BODY_25,
+        OPENPOSE_18,
         LSP_14,
+        MPII_16,
         MPI_INF_3DHP_17,
         MPI_INF_3DHP_28,
+        MUCO_21,
         HUMANEVA_15,
         JOINTS_44,
         MANO_21,

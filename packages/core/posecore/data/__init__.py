@@ -11,6 +11,7 @@ from posecore.data.freihand import FreiHAND
 from posecore.data.motion import Motion
 from posecore.data.open_images import OpenImages
 from posecore.data.sample import SAMPLE_KEYS, PoseSample
+from posecore.data.shards import Shards
 from posecore.data.smpl_groups import SMPLGroups
 from posecore.data.smpl_npz import SMPLNpz
 from posecore.data.spin_npz import SPINNpz
@@ -37,6 +38,7 @@ __all__ = [
     "SMPLGroups",
     "SMPLNpz",
     "SPINNpz",
+    "Shards",
     "SingleCameras",
     "SyntheticMotion",
     "TrackCameras",

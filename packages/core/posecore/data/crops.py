@@ -14,11 +14,12 @@ from typing import cast
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from posecore.data.base import PoseTable
 from posecore.data.sample import PoseSample
+from posecore.pictures import upright_rgb
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -116,7 +117,7 @@ def box_of_keypoints(
 
 
 def read_picture(path: Path) -> UInt8[np.ndarray, "height width 3"]:
-    """Reads a picture upright (EXIF orientation applied), sRGB.
+    """Reads a picture upright (EXIF orientation applied), sRGB, on white where it is transparent.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -126,7 +127,7 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "height width 3"]:
         raise FileNotFoundError(f"there is no picture {path}")
     try:
         with Image.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            return upright_rgb(image)
     # PIL says SyntaxError or ValueError of some broken files.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is no picture that can be read ({error})") from error

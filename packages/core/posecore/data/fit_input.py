@@ -21,8 +21,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from posecore.data.crops import PersonCrops, box_of_keypoints, with_boxes
-from posecore.data.keypoint_dataset import KeypointDataset, KeypointInput, read_photo_size
+from posecore.data.keypoint_dataset import KeypointDataset, KeypointInput
 from posecore.data.keypoints import KeypointPeople, read_keypoints
+from posecore.data.picture_sizes import picture_size
 from posecore.data.sample import PoseSample
 
 Group = Literal["people", "views", "video"]
@@ -252,7 +253,7 @@ def with_photos(people: KeypointPeople, photo: Path, source: Path) -> tuple[Keyp
     else:
         photos = [photo] * len(people)
         people = replace(people, image_names=tuple(name or photo.name for name in people.image_names))
-    size_of = {path: read_photo_size(path) for path in dict.fromkeys(photos)}
+    size_of = {path: picture_size(path, "photo") for path in dict.fromkeys(photos)}
     sizes = people.keypoints.new_tensor([size_of[path] for path in photos])
     return _with_sizes(people, sizes, photo), photos
 

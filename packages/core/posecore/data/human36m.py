@@ -56,9 +56,9 @@ HOW_TO_OBTAIN = (
     "(karfly/human36m-camera-parameters); put them into one folder. ZeDO's own files, with the stacked hourglass's "
     "keypoints, are read by posecore.data.zedo_files.ZeDOHuman36MTest"
 )
-_FPS = 50.0
+FPS = 50.0
 # Of the 32 joints of the recording (some are doubles) the 17 of H36M_17, in its order.
-_FROM_32 = (0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27)
+FROM_32 = (0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27)
 _JOINT_SETS = ("h36m17", "h36m16")
 _MAX_MISSING_FRAMES = 10  # A video may end a few frames before the motion capture; more is another version.
 
@@ -123,7 +123,7 @@ class Human36M(PoseTable):
         path_3d = find_path(root, FOLDERS, "data_3d_h36m.npz", HOW_TO_OBTAIN)
         positions = get_key(load_npz(path_3d), "positions_3d", path_3d)
         check_choice("subjects", subjects, positions)
-        parameters = _read_cameras(find_path(root, FOLDERS, "camera-parameters.json", HOW_TO_OBTAIN), subjects)
+        parameters = read_cameras(find_path(root, FOLDERS, "camera-parameters.json", HOW_TO_OBTAIN), subjects)
         detections, path_2d = None, Path()
         if keypoints != "exact":
             path_2d = find_path(root, FOLDERS, f"data_2d_h36m_{keypoints}.npz", HOW_TO_OBTAIN)
@@ -138,7 +138,7 @@ class Human36M(PoseTable):
                 if actions is not None and action not in actions:
                     continue
                 where = f"positions_3d[{subject}][{clip}]"
-                joints_world = check_shape(where, recorded, (None, 32, 3), path_3d)[:, _FROM_32][:, picked]
+                joints_world = check_shape(where, recorded, (None, 32, 3), path_3d)[:, FROM_32][:, picked]
                 for view, camera in enumerate(CAMERAS):
                     if cameras is not None and camera not in cameras:
                         continue
@@ -148,20 +148,24 @@ class Human36M(PoseTable):
                     if detections is not None:
                         keypoints_2d = view_keypoints(detections, subject, clip, view, len(CAMERAS), path_2d)
                         seen, confidence = _to_joint_set(keypoints_2d, picked, joint_set, path_2d)
-                        joints, seen, confidence = _trim(joints_world, seen, confidence, f"{subject} {clip}", path_2d)
+                        joints, seen, confidence = trim(joints_world, seen, confidence, f"{subject} {clip}", path_2d)
                         seen, confidence = seen[::stride], confidence[::stride]
                     frame = np.arange(len(joints))[::stride]
                     joints_cam = joints[::stride] @ R.T + t
                     rows = camera_rows(target, joints_cam, K, CAMERAS[camera], seen, confidence)
                     extrinsic_rows(rows, R, t)
-                    tables.append(label_rows(rows, subject, f"{subject}/{clip}", action, frame, view, _FPS))
+                    tables.append(label_rows(rows, subject, f"{subject}/{clip}", action, frame, view, FPS))
         if not tables:
             raise ValueError(f"actions: {path_3d} has no clip of {subjects} with an action in {actions}")
         super().__init__(target, concatenate(tables))
 
 
-def _read_cameras(path: Path, subjects: list[str]) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """K (pixels), R and t (metres, x_cam = R x_world + t) of every subject's cameras."""
+def read_cameras(path: Path, subjects: list[str]) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """K (pixels), R and t (metres, x_cam = R x_world + t) of every subject's cameras, from camera-parameters.json.
+
+    Raises:
+        ValueError: if the file is broken.
+    """
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -196,10 +200,14 @@ def _to_joint_set(
     return keypoints[..., :2], confidence
 
 
-def _trim(
+def trim(
     joints: np.ndarray, seen: np.ndarray, confidence: np.ndarray, where: str, path: Path
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cuts both to the frames they share: videos and motion capture differ by a few frames at the end."""
+    """Cuts both to the frames they share: videos and motion capture differ by a few frames at the end.
+
+    Raises:
+        ValueError: if keypoints of more than a few frames are missing.
+    """
     if len(seen) < len(joints) - _MAX_MISSING_FRAMES:
         raise ValueError(
             f"{path}: {where} has keypoints for {len(seen)} frames, but {len(joints)} frames were recorded: cut off, "

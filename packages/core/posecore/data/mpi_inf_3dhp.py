@@ -1,9 +1,7 @@
 """MPI-INF-3DHP as it is distributed: MATLAB annotations of the training and test sequences."""
 
 from pathlib import Path
-from typing import Any
 
-import h5py
 import numpy as np
 import torch
 
@@ -13,14 +11,16 @@ from posecore.data.base import PoseTable
 from posecore.data.benchmark_files import (
     camera_rows,
     check_choice,
-    check_shape,
     check_stride,
     extrinsic_rows,
     find_path,
-    get_key,
     label_rows,
 )
+from posecore.data.crops import PersonCrops, box_of_keypoints
+from posecore.data.mpi_inf_3dhp_files import HOW_TO_OBTAIN, NUM_CAMERAS, Annotations, read_test, read_train
+from posecore.data.person_rows import person_rows, same_joints
 from posecore.data.sample import PoseSample, concatenate
+from posecore.data.video_crops import VideoCrops
 
 SUBJECTS = {
     "train": tuple(f"S{number}" for number in range(1, 9)),
@@ -30,17 +30,12 @@ ACTIVITIES = ("StandWalk", "Exercise", "SitOnChair", "CrouchReach", "OnFloor", "
 """Names of the test set's ``activity_annotation`` 1 to 7."""
 REGULAR_CAMERAS = (0, 1, 2, 4, 5, 6, 7, 8)
 """The eight of the 14 cameras that methods train on; the others look down from high on the walls or the ceiling."""
-HOW_TO_OBTAIN = (
-    "MPI-INF-3DHP is free for research: register at vcai.mpi-inf.mpg.de/3dhp-dataset and run its scripts "
-    "get_dataset.sh (gives S*/Seq*/annot.mat and camera.calibration) and get_testset.sh (gives "
-    "mpi_inf_3dhp_test_set/TS*/annot_data.mat)"
-)
 _FOLDERS = ("mpi_inf_3dhp", "3dhp")
-_JOINT_SETS = ("h36m17", "mpii3d17")
-_NUM_CAMERAS = 14
+_JOINT_SETS = ("h36m17", "mpii3d17", "joints44")
 _TRAIN_SIZE = (2048, 2048)
 _AT_50_FPS = ("S1/Seq2", "S3/Seq1", "S3/Seq2", "S5/Seq1", "S5/Seq2")  # All other training sequences are at 25.
-_CALIBRATION_HEADER = "Skeletool Camera Calibration File V1.0"
+# SPIN gives the head and the top of the head the names that Human3.6M has for them.
+_RENAMED_JOINTS = {"jaw": "head", "head_top_h36m": "head_top"}
 
 
 class MPIINF3DHP(PoseTable):
@@ -49,15 +44,23 @@ class MPIINF3DHP(PoseTable):
     ============  ====================================================================================================
     content       train: 8 actors, 2 sequences each, 14 cameras, over 1.3 million frames (2048 x 2048). Test: 6
                   sequences, 7 activities, 2,929 valid frames (TS1 to TS4 2048 x 2048, TS5 and TS6 1920 x 1080)
-    joints        28 (train) or 17 (test), given as H36M-17 or as MPI-INF-3DHP's own 17
+    joints        28 (train) or 17 (test), given as h36m17, as MPI-INF-3DHP's own 17 (mpii3d17), or, for training on
+                  pictures, as joints44: joints of the same name alone, its head as Human3.6M's jaw and its top of the
+                  head as Human3.6M's, as SPIN does
     frame         camera (x right, y down, z forward), metres (files: mm)
     2D            the file's annotated keypoints, confidence 1
     camera        train: camera.calibration, world in the studio. Test: the annotations hold no camera, so K is fitted
                   to each sequence's pairs of 2D and 3D joints (least squares, no distortion); no world frame
-    files         S*/Seq*/annot.mat and camera.calibration; mpi_inf_3dhp_test_set/TS*/annot_data.mat
+    box           square around the 17 keypoints, 1.2 times as long as their longer side, as SPIN's
+    files         S*/Seq*/annot.mat and camera.calibration; mpi_inf_3dhp_test_set/TS*/annot_data.mat. Pictures, for
+                  ``crops``: S*/Seq*/imageSequence/video_<camera>.avi, or, where all of them are there,
+                  S*/Seq*/imageFrames/video_<camera>/frame_000001.jpg and on, as SPIN's preprocessing extracts them;
+                  mpi_inf_3dhp_test_set/TS*/imageSequence/img_000001.jpg and on
     licence       research only, no redistribution
     to obtain     register at vcai.mpi-inf.mpg.de/3dhp-dataset; its scripts get_dataset.sh and get_testset.sh
-    protocol      3DPCK at 150 mm, AUC, MPJPE, root-relative to the pelvis (joint 14 of the 17), on valid test frames
+    protocol      3DPCK at 150 mm, AUC, MPJPE, root-relative to the pelvis (joint 14 of the 17), on valid test frames.
+                  SPIN and those who take its files leave out frames with a keypoint outside of the picture; here they
+                  are kept
     ============  ====================================================================================================
 
     Rows run over sequences, cameras, then frames. ``frame`` counts from 0 in the video; images are numbered from 1.
@@ -67,15 +70,18 @@ class MPIINF3DHP(PoseTable):
         root: folder with the files, or the folder that holds it as ``mpi_inf_3dhp`` or ``3dhp``.
         split: "train" (needs the package scipy: its files are MATLAB v5) or "test".
         subjects: only these, "S1" to "S8" or "TS1" to "TS6".
-        joint_set: "h36m17" or "mpii3d17".
+        joint_set: "h36m17", "mpii3d17" or "joints44" (rows as of `posecore.data.person_rows`).
         stride: takes every ``stride``-th frame of every sequence and camera, of the valid ones in the test set.
         cameras: training cameras, 0 to 13; None takes `REGULAR_CAMERAS`.
         universal: takes the skeleton scaled to one height (``univ_annot3``), which the dataset's own evaluation
             uses. It is scaled about the camera, so that it has the same picture.
+        crops: side in pixels of the person's box in ``image``, a raw crop for `posecore.data.augment`: uint8, sRGB,
+            black outside of the picture. None reads no pictures.
+        crop_margin: side of ``image`` by that of the box.
 
     Raises:
         FileNotFoundError: if a file is not there; the message says where to get it.
-        ImportError: if scipy is needed and not installed.
+        ImportError: if scipy, or av for videos, is needed and not installed.
         ValueError: if an argument names something unknown or a file is broken.
 
     References:
@@ -91,24 +97,35 @@ class MPIINF3DHP(PoseTable):
         stride: int = 1,
         cameras: list[int] | None = None,
         universal: bool = False,
+        crops: int | None = None,
+        crop_margin: float = 1.5,
     ) -> None:
         check_choice("split", [split], SUBJECTS)
         check_choice("subjects", subjects or [], SUBJECTS[split])
         check_choice("joint_set", [joint_set], _JOINT_SETS)
-        check_choice("cameras", cameras or [], range(_NUM_CAMERAS) if split == "train" else ["None for the test set"])
+        check_choice("cameras", cameras or [], range(NUM_CAMERAS) if split == "train" else ["None for the test set"])
         check_stride(stride)
         target = get_joint_set(joint_set)
         tables: list[PoseSample] = []
+        folders: list[Path] = []
         for subject in SUBJECTS[split] if subjects is None else subjects:
             if split == "test":
                 path = find_path(Path(root), _test_folders(), f"{subject}/annot_data.mat", HOW_TO_OBTAIN)
-                tables.append(_test_rows(path, subject, target, stride, universal))
+                tables.append(_test_rows(read_test(path, universal), subject, target, stride))
+                folders.append(path.parent)
                 continue
             for sequence in ("Seq1", "Seq2"):
-                path = find_path(Path(root), _FOLDERS, f"{subject}/{sequence}/annot.mat", HOW_TO_OBTAIN)
-                chosen = REGULAR_CAMERAS if cameras is None else cameras
-                tables += _train_rows(path, f"{subject}/{sequence}", target, stride, chosen, universal)
-        super().__init__(target, concatenate(tables))
+                clip = f"{subject}/{sequence}"
+                path = find_path(Path(root), _FOLDERS, f"{clip}/annot.mat", HOW_TO_OBTAIN)
+                for seen in read_train(path, REGULAR_CAMERAS if cameras is None else cameras, universal):
+                    tables.append(_train_rows(seen, clip, target, stride))
+                    folders.append(path.parent)
+        samples = concatenate(tables)
+        images = None
+        if crops is not None:
+            of_table = _test_pictures if split == "test" else _train_pictures
+            images = of_table(tables, folders, samples["box"], crops, crop_margin)
+        super().__init__(target, samples, images)
 
 
 def _test_folders() -> tuple[str, ...]:
@@ -116,144 +133,70 @@ def _test_folders() -> tuple[str, ...]:
     return (inner, *(f"{folder}/{inner}" for folder in _FOLDERS), *_FOLDERS)
 
 
+def _train_rows(seen: Annotations, clip: str, target: JointSet, stride: int) -> PoseSample:
+    rows = _rows(seen, MPI_INF_3DHP_28, target, _TRAIN_SIZE, stride)
+    fps = 50.0 if clip in _AT_50_FPS else 25.0
+    return label_rows(rows, clip.split("/")[0], clip, None, seen.frame[::stride], seen.camera, fps)
+
+
+def _test_rows(seen: Annotations, subject: str, target: JointSet, stride: int) -> PoseSample:
+    size = (2048, 2048) if subject in ("TS1", "TS2", "TS3", "TS4") else (1920, 1080)
+    rows = _rows(seen, MPI_INF_3DHP_17, target, size, stride)
+    label_rows(rows, subject, subject, None, seen.frame[::stride], 0, None)
+    rows["action"] = [ACTIVITIES[number - 1] for number in seen.activity[::stride]]
+    return rows
+
+
+def _rows(seen: Annotations, source: JointSet, target: JointSet, size: tuple[int, int], stride: int) -> PoseSample:
+    """Rows with boxes and without labels."""
+    joints, keypoints = seen.joints_mm[::stride] / 1000, seen.keypoints[::stride]
+    count = len(joints)
+    around = torch.from_numpy(_mapped(keypoints, source, MPI_INF_3DHP_17)).float()
+    center, side = box_of_keypoints(around, torch.ones(around.shape[:2]))
+    box = torch.cat((center, side[:, None]), dim=1)
+    if target.name == "joints44":
+        everywhere = np.ones(joints.shape[:2], dtype=bool)
+        points, known = same_joints(joints, everywhere, source, target, _RENAMED_JOINTS)
+        points_2d, annotated = same_joints(keypoints, everywhere, source, target, _RENAMED_JOINTS)
+        K, sizes = np.tile(seen.K, (count, 1, 1)), np.tile(np.array(size, dtype=np.float64), (count, 1))
+        confidence = annotated.astype(np.float64)
+        rows = person_rows([""] * count, box.numpy(), sizes, K, points_2d, confidence, points, known)
+    else:
+        points, points_2d = (_mapped(values, source, target) for values in (joints, keypoints))
+        rows = camera_rows(target, points, seen.K, size, points_2d)
+        rows["box"] = box
+    return rows if seen.extrinsic is None else extrinsic_rows(rows, *seen.extrinsic)
+
+
 def _mapped(points: np.ndarray, source: JointSet, target: JointSet) -> np.ndarray:
     """3D joints or 2D keypoints in another set. All joints are copies, so 2D keypoints map as exactly as 3D joints."""
     return joint_map(source, target).apply(torch.from_numpy(points)).numpy()
 
 
-def _scaled(joints: np.ndarray, universal: np.ndarray, root: int) -> np.ndarray:
-    """The universal skeleton moved along the ray of its root to where it has the same picture as the actor's own."""
-    own = joints - joints[:, root : root + 1]
-    other = universal - universal[:, root : root + 1]
-    factor = (own * other).sum(axis=(1, 2), keepdims=True) / (own**2).sum(axis=(1, 2), keepdims=True)
-    return np.asarray(factor * joints[:, root : root + 1] + other)
+def _train_pictures(
+    tables: list[PoseSample], folders: list[Path], box: torch.Tensor, crops: int, margin: float
+) -> PersonCrops:
+    """Of extracted frames where there are some of every sequence and camera, else of the videos."""
+    cameras = [int(table["view"][0]) for table in tables]
+    extracted = [folder / f"imageFrames/video_{camera}" for folder, camera in zip(folders, cameras, strict=True)]
+    frames = [table["frame"].tolist() for table in tables]
+    if all(place.is_dir() for place in extracted):
+        pictures = [
+            place / f"frame_{n + 1:06d}.jpg" for place, numbers in zip(extracted, frames, strict=True) for n in numbers
+        ]
+        return PersonCrops(tuple(pictures), box[:, :2], box[:, 2], crops, margin)
+    videos: list[Path] = []
+    for folder, camera, numbers in zip(folders, cameras, frames, strict=True):
+        videos += [find_path(folder, (), f"imageSequence/video_{camera}.avi", HOW_TO_OBTAIN)] * len(numbers)
+    every = tuple(number for numbers in frames for number in numbers)
+    return VideoCrops(tuple(videos), box[:, :2], box[:, 2], crops, margin, frames=every)
 
 
-# ----------------------------------------------------------------------------------------------------- training set
-
-
-def _train_rows(
-    path: Path, clip: str, target: JointSet, stride: int, cameras: tuple[int, ...] | list[int], universal: bool
-) -> list[PoseSample]:
-    content = _load_mat(path)
-    calibration = _read_calibration(
-        find_path(path.parent, (), "camera.calibration", f"It belongs beside {path}. {HOW_TO_OBTAIN}")
-    )
-    root = MPI_INF_3DHP_28.index("pelvis")
-    fps = 50.0 if clip in _AT_50_FPS else 25.0
-    tables = []
-    for camera in cameras:
-        if camera not in calibration:
-            raise ValueError(f"{path.parent / 'camera.calibration'}: has no camera {camera}")
-        K, R, t = calibration[camera]
-        seen = _cell(content, "annot2", camera, 2, path)
-        joints = _cell(content, "annot3", camera, 3, path)
-        if len(seen) != len(joints):
-            raise ValueError(f"{path}: camera {camera} has {len(seen)} frames in annot2, {len(joints)} in annot3")
-        if universal:
-            joints = _scaled(joints, _cell(content, "univ_annot3", camera, 3, path), root)
-        frame = np.arange(len(joints))[::stride]
-        picked, keypoints = (_mapped(points[::stride], MPI_INF_3DHP_28, target) for points in (joints / 1000, seen))
-        rows = camera_rows(target, picked, K, _TRAIN_SIZE, keypoints)
-        extrinsic_rows(rows, R, t)
-        tables.append(label_rows(rows, clip.split("/")[0], clip, None, frame, camera, fps))
-    return tables
-
-
-def _load_mat(path: Path) -> dict[str, Any]:
-    try:
-        from scipy.io import loadmat  # Not a dependency: only the training set's MATLAB v5 files need it.
-    except ImportError as error:
-        raise ImportError(
-            f"{path} is a MATLAB v5 file, which takes the package scipy to read: pip install scipy"
-        ) from error
-    try:
-        content: dict[str, Any] = loadmat(path)
-    except (ValueError, TypeError, OSError, NotImplementedError, EOFError) as error:
-        raise ValueError(f"{path}: is no whole MATLAB v5 file: {error}") from error
-    return content
-
-
-def _cell(content: dict[str, Any], key: str, camera: int, columns: int, path: Path) -> np.ndarray:
-    """The joints of one camera: a row per frame in the file, (frames, 28, columns) here."""
-    cells = get_key(content, key, path)
-    if cells.dtype != object or cells.shape != (_NUM_CAMERAS, 1):
-        raise ValueError(f"{path}: {key} has shape {cells.shape}, expected {_NUM_CAMERAS} cells, one for each camera")
-    joints = MPI_INF_3DHP_28.num_joints
-    flat = check_shape(f"{key} of camera {camera}", cells[camera, 0], (None, joints * columns), path)
-    return flat.reshape(-1, joints, columns)
-
-
-def _read_calibration(path: Path) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """K (pixels), R and t (metres, x_cam = R x_world + t) of each camera."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    if not lines or lines[0].strip() != _CALIBRATION_HEADER:
-        raise ValueError(f"{path}: does not begin with {_CALIBRATION_HEADER!r}")
-    cameras: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-    name, K = None, np.eye(3)
-    try:
-        for key, *values in (line.split() for line in lines[1:] if line.strip()):
-            if key == "name":
-                name = int(values[0])
-            elif key == "intrinsic":
-                K = np.array(values, dtype=np.float64).reshape(4, 4)[:3, :3]
-            elif key == "extrinsic" and name is not None:
-                matrix = np.array(values, dtype=np.float64).reshape(4, 4)
-                cameras[name] = (K, matrix[:3, :3], matrix[:3, 3] / 1000)
-    except (ValueError, IndexError) as error:
-        raise ValueError(f"{path}: camera {name} is cut off or broken: {error}") from error
-    return cameras
-
-
-# --------------------------------------------------------------------------------------------------------- test set
-
-
-def _test_rows(path: Path, subject: str, target: JointSet, stride: int, universal: bool) -> PoseSample:
-    try:
-        with h5py.File(path, "r") as file:
-            content = {key: np.asarray(file[key]) for key in file if isinstance(file[key], h5py.Dataset)}
-    except (OSError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{path}: is no whole MATLAB 7.3 (HDF5) file: {error}") from error
-    valid = check_shape("valid_frame", get_key(content, "valid_frame", path), (None, 1), path)[:, 0] > 0
-    frames = len(valid)
-    frame = np.flatnonzero(valid)
-    if not len(frame):
-        raise ValueError(f"{path}: valid_frame marks none of its {frames} frames")
-    activity = check_shape("activity_annotation", get_key(content, "activity_annotation", path), (frames, 1), path)
-    joints = MPI_INF_3DHP_17.num_joints
-
-    def annotation(key: str, columns: int) -> np.ndarray:
-        # Invalid frames may hold anything, so only the others are looked at.
-        array: np.ndarray = get_key(content, key, path)
-        if array.shape != (frames, 1, joints, columns):
-            check_shape(key, array, (frames, 1, joints, columns), path)
-        return check_shape(key, array[valid, 0], (None, joints, columns), path)
-
-    seen, joints_mm = annotation("annot2", 2), annotation("annot3", 3)
-    K = _fit_intrinsics(joints_mm, seen, path)
-    if universal:
-        joints_mm = _scaled(joints_mm, annotation("univ_annot3", 3), MPI_INF_3DHP_17.index("pelvis"))
-    numbers = activity[frame[::stride], 0].astype(np.int64)
-    if not set(numbers.tolist()) <= set(range(1, len(ACTIVITIES) + 1)):
-        raise ValueError(f"{path}: activity_annotation holds {sorted(set(numbers.tolist()))}, valid are 1 to 7")
-    size = (2048, 2048) if subject in ("TS1", "TS2", "TS3", "TS4") else (1920, 1080)
-    picked, keypoints = (_mapped(points[::stride], MPI_INF_3DHP_17, target) for points in (joints_mm / 1000, seen))
-    rows = camera_rows(target, picked, K, size, keypoints)
-    label_rows(rows, subject, subject, None, frame[::stride], 0, None)
-    rows["action"] = [ACTIVITIES[number - 1] for number in numbers]
-    return rows
-
-
-def _fit_intrinsics(joints: np.ndarray, keypoints: np.ndarray, path: Path) -> np.ndarray:
-    """The pinhole camera without skew that best maps ``joints`` (any unit) to ``keypoints`` (pixels)."""
-    if (joints[..., 2] <= 0).any():
-        raise ValueError(f"{path}: annot3 has joints behind the camera; it is of another version")
-    K = np.eye(3)
-    for axis in range(2):
-        slope = (joints[..., axis] / joints[..., 2]).ravel()
-        (K[axis, axis], K[axis, 2]), _, rank, _ = np.linalg.lstsq(
-            np.stack((slope, np.ones_like(slope)), axis=1), keypoints[..., axis].ravel(), rcond=None
-        )
-        if rank < 2 or K[axis, axis] <= 0:
-            raise ValueError(f"{path}: annot2 is no picture of annot3 (focal length {K[axis, axis]:.1f} px)")
-    return K
+def _test_pictures(
+    tables: list[PoseSample], folders: list[Path], box: torch.Tensor, crops: int, margin: float
+) -> PersonCrops:
+    pictures: list[Path] = []
+    for table, folder in zip(tables, folders, strict=True):
+        place = find_path(folder, (), "imageSequence", HOW_TO_OBTAIN)
+        pictures += [place / f"img_{number + 1:06d}.jpg" for number in table["frame"].tolist()]
+    return PersonCrops(tuple(pictures), box[:, :2], box[:, 2], crops, margin)

@@ -13,8 +13,8 @@ from posecore.body.skeletons import get_joint_set
 from posecore.data.box_files import PersonBoxes, read_boxes
 from posecore.data.crops import PersonCrops, box_of_keypoints, with_boxes
 from posecore.data.fit_input import FitDataset, FitInput, with_photos
-from posecore.data.keypoint_dataset import read_photo_size
 from posecore.data.keypoints import KeypointPeople
+from posecore.data.picture_sizes import picture_size
 from posecore.data.sample import PoseSample
 
 _PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png"}
@@ -148,9 +148,9 @@ class PhotoInput:
             names = sorted(path.name for path in self.photo.iterdir() if path.suffix.lower() in _PHOTO_SUFFIXES)
             if not names:
                 raise ValueError(f"photo: the folder {self.photo} holds no picture (.jpg, .jpeg, .png)")
-            sizes = [read_photo_size(self.photo / name) for name in names]
+            sizes = [picture_size(self.photo / name, "photo") for name in names]
         else:
-            names, sizes = [self.photo.name], [read_photo_size(self.photo)]
+            names, sizes = [self.photo.name], [picture_size(self.photo, "photo")]
         corners = [self.box or (0.0, 0.0, float(width), float(height)) for width, height in sizes]
         if self.box is not None and not (self.box[0] < self.box[2] and self.box[1] < self.box[3]):
             raise ValueError(f"box: must be left, top, right, bottom of some area, not {list(self.box)}")

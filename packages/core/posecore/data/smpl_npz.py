@@ -8,7 +8,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from posecore.body.files import load_body_model
@@ -17,6 +16,7 @@ from posecore.body.skeletons import JOINTS_44, SMPL_24
 from posecore.data.base import PoseTable
 from posecore.data.benchmark_files import check_choice, check_shape, find_path, get_key
 from posecore.data.crops import PersonCrops, with_boxes
+from posecore.data.picture_sizes import picture_sizes
 from posecore.data.sample import PoseSample, concatenate, take
 from posecore.data.smpl_columns import (
     box_sides,
@@ -301,8 +301,7 @@ def _image_sizes(
     elif source.image_size is not None:
         key, sizes = "image_size", np.tile(source.image_size, (rows, 1))
     elif source.image_root is not None:
-        pictures, which = np.unique(np.array(names, dtype=str), return_inverse=True)
-        sizes = np.array([_size_of(Path(source.image_root) / name) for name in pictures]).reshape(-1, 2)[which]
+        sizes = picture_sizes([Path(source.image_root) / name for name in names], "image_root")
     else:
         raise ValueError(
             f"{path}: has no image_size, which the camera and 2D keypoints need: give image_root, the folder of the "
@@ -311,19 +310,6 @@ def _image_sizes(
     if rows and sizes.min() <= 0:
         raise ValueError(f"{path}: {key} is {sizes.min():g}, expected width and height above 0 px")
     return sizes.astype(np.float64)
-
-
-def _size_of(picture: Path) -> tuple[int, int]:
-    """Width and height of the upright picture; only the head of the file is read."""
-    try:
-        with Image.open(picture) as image:
-            width, height = image.size
-            # EXIF orientations 5 to 8 lie on their side.
-            return (height, width) if image.getexif().get(0x0112, 1) >= 5 else (width, height)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"image_root: there is no picture {picture}") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"image_root: {picture} is no picture that can be read") from None
 
 
 def _smpl_truth(table: PoseSample, genders: np.ndarray, body_models: Path | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from posecore.body.skeletons import JOINTS_44
 from posecore.data.base import PoseTable
@@ -79,6 +79,9 @@ class SPINNpz(PoseTable):
             SMPL's origin, which also gives ``joints_smpl24_cam`` and ``gender``: 3DPW is tested so.
         body_models: folder with SMPL's files for ``truth="smpl"``: the neutral one, and the gendered ones where a file
             has ``gender``. None takes the open body for everybody.
+        fits: SPIN's static fits below ``root``, one for each file, "" for a file without: ``static_fits/<name>.npy``
+            (N, 82), pose then shape of the file's rows. They fill in rows that have no pose and shape of their own, and
+            count as known. All do, also those that SPIN's training would turn down for how they project.
 
     Raises:
         FileNotFoundError: if a file or picture is not there.
@@ -100,12 +103,17 @@ class SPINNpz(PoseTable):
         require_pose: bool = False,
         truth: str = "keypoints",
         body_models: Path | None = None,
+        fits: Sequence[str] = (),
     ) -> None:
         check_choice("truth", [truth], TRUTHS)
         if not files:
             raise ValueError("files: expected at least one name")
         if ignore_3d and (require_pose or truth == "smpl"):
             raise ValueError("ignore_3d: leaves no pose, which require_pose=True and truth='smpl' need")
+        if fits and ignore_3d:
+            raise ValueError("fits: fill in poses, which ignore_3d=True takes for unknown")
+        if fits and len(fits) != len(files):
+            raise ValueError(f"fits: {len(fits)} for {len(files)} files, expected one for each file, '' for none")
         source = RowSource(
             image_root=image_root,
             image_size=image_size,
@@ -114,9 +122,12 @@ class SPINNpz(PoseTable):
             pixels_per_scale=_PIXELS_PER_SCALE,
         )
         tables = []
-        for name in files:
+        for name, fit in zip(files, fits or [""] * len(files), strict=True):
             path = find_path(Path(root), (), name, HOW_TO_OBTAIN)
-            columns = released_columns(load_npz(path), path, ignore_3d)
+            raw = load_npz(path)
+            if fit:
+                raw = with_static_fits(raw, path, find_path(Path(root), (), fit, HOW_TO_OBTAIN))
+            columns = released_columns(raw, path, ignore_3d)
             keep = columns["has_body_pose"] if require_pose else None
             table = released_rows(columns, path, source, keep=keep)
             table["box"] = released_boxes(columns, path, keep, _PIXELS_PER_SCALE).float()
@@ -143,9 +154,7 @@ def released_columns(columns: dict[str, Any], path: Path, ignore_3d: bool = Fals
     rows = len(texts(columns, "imgname", path))
     if ignore_3d:
         columns = {key: value for key, value in columns.items() if key not in ("S", "pose", "shape")}
-    has_smpl = np.ones(rows, dtype=bool)
-    if "has_smpl" in columns:
-        has_smpl = check_shape("has_smpl", columns["has_smpl"], (rows,), path) != 0
+    has_smpl = _has_smpl(columns, rows, path)
     part, joints = (joint_column(columns, key, (rows, 24, width), path) for key, width in (("part", 3), ("S", 4)))
     detected = joint_column(columns, "openpose", (rows, 25, 3), path)
     out: dict[str, Any] = {key: columns[key] for key in _AS_IT_IS if key in columns}
@@ -158,6 +167,40 @@ def released_columns(columns: dict[str, Any], path: Path, ignore_3d: bool = Fals
     out["body_keypoints_3d"] = _with_face(np.zeros((rows, 25, 4)), joints)
     out["extra_keypoints_3d"] = joints[:, :19]
     return out
+
+
+def with_static_fits(columns: dict[str, Any], path: Path, fits_path: Path) -> dict[str, Any]:
+    """A table of SPIN's layout whose rows without pose and shape have those of SPIN's static fits.
+
+    Args:
+        columns: the table.
+        path: its file, named in errors.
+        fits_path: (N, 82) of the table's rows: axis-angle of 24 rotations, root in the camera frame first, then betas.
+
+    Raises:
+        ValueError: if the fits are broken, or not as many as the table's rows.
+    """
+    rows = len(texts(columns, "imgname", path))
+    try:
+        fits = np.load(fits_path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{fits_path}: is no whole .npy array: {error}") from error
+    fits = check_shape("fits", fits, (None, 82), fits_path)
+    if len(fits) != rows:
+        raise ValueError(f"{fits_path}: holds {len(fits)} fits, but {path} has {rows} rows")
+    known = _has_smpl(columns, rows, path)
+    out = dict(columns)
+    for key, part in (("pose", fits[:, :72]), ("shape", fits[:, 72:])):
+        own = known & (key in columns)
+        out[key] = np.where(own[:, None], known_rows(columns, key, own, part.shape[1], path), part)
+    return {**out, "has_smpl": np.ones(rows)}
+
+
+def _has_smpl(columns: dict[str, Any], rows: int, path: Path) -> Bool[np.ndarray, " rows"]:
+    if "has_smpl" not in columns:
+        return np.ones(rows, dtype=bool)
+    known: np.ndarray = check_shape("has_smpl", columns["has_smpl"], (rows,), path) != 0
+    return known
 
 
 def _with_face(

@@ -1,7 +1,11 @@
 """What a user takes away: files of predictions, written whole or not at all."""
 
 from posecore.export.amass import write_amass
+from posecore.export.body_motion import BodyMotion
+from posecore.export.bvh import write_bvh
 from posecore.export.files import OutputFolder, atomic_write, write_bytes, write_text
+from posecore.export.gltf import write_animated_glb
+from posecore.export.joint_angles import write_joint_angles
 from posecore.export.meshes import write_glb, write_mesh, write_obj, write_ply
 from posecore.export.predictions import (
     PosePredictions,
@@ -9,6 +13,7 @@ from posecore.export.predictions import (
     write_predictions_json,
     write_predictions_npz,
 )
+from posecore.export.smpl_file import write_smpl_file
 from posecore.export.smpl_predictions import (
     SMPLPredictions,
     read_smpl_predictions,
@@ -17,6 +22,7 @@ from posecore.export.smpl_predictions import (
 )
 
 __all__ = [
+    "BodyMotion",
     "OutputFolder",
     "PosePredictions",
     "SMPLPredictions",
@@ -24,13 +30,17 @@ __all__ = [
     "read_predictions",
     "read_smpl_predictions",
     "write_amass",
+    "write_animated_glb",
+    "write_bvh",
     "write_bytes",
     "write_glb",
+    "write_joint_angles",
     "write_mesh",
     "write_obj",
     "write_ply",
     "write_predictions_json",
     "write_predictions_npz",
+    "write_smpl_file",
     "write_smpl_json",
     "write_smpl_npz",
     "write_text",

@@ -23,18 +23,20 @@ def assert_pose_dataset(dataset: PoseDataset, rows: int = 8) -> None:
     batch = dataset.__getitems__(indices)
     n, joints = len(indices), dataset.joint_set.num_joints
     assert not set(batch) - set(SAMPLE_KEYS), f"unknown keys {set(batch) - set(SAMPLE_KEYS)}"
-    shapes = {
+    shapes: dict[str, tuple[int, ...] | None] = {
         "joints_cam": (n, joints, 3), "joints_rel": (n, joints, 3), "joints_2d_px": (n, joints, 2),
         "confidence": (n, joints), "joints_2d_true_px": (n, joints, 2), "K": (n, 3, 3), "image_size": (n, 2),
         "R_world_to_cam": (n, 3, 3), "t_world_to_cam": (n, 3), "global_orient": (n, 3, 3),
         "body_pose": (n, 23, 3, 3), "betas": (n, 10), "transl": (n, 3), "frame": (n,), "view": (n,), "fps": (n,),
         "joints_smpl24_cam": (n, 24, 3), "joints_known": (n, joints), "has_pose": (n,), "has_betas": (n,),
         "start_global_orient": (n, 3, 3), "start_body_pose": (n, 23, 3, 3), "start_betas": (n, 10),
-        "start_transl": (n, 3),
+        "start_transl": (n, 3), "box": (n, 3), "smpl24_visible": (n, 24), "vertices_cam": None, "image": None,
+        "features": None,
     }  # fmt: skip
     values: dict[str, Tensor] = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
     for key, value in values.items():
-        assert value.shape == shapes[key], f"{key}: {tuple(value.shape)}, expected {shapes[key]}"
+        shape = shapes[key] or (n, *value.shape[1:])
+        assert value.shape == shape, f"{key}: {tuple(value.shape)}, expected {shape}"
         assert bool(torch.isfinite(value).all()), f"{key}: not finite"
     for position, index in enumerate(indices):
         single = dataset[index]

@@ -13,16 +13,24 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
+from PIL import Image
 
 from posecore.body.files import load_body_model
 from posecore.body.skeletons import H36M_17, HUMANEVA_15, MPI_INF_3DHP_17, MPI_INF_3DHP_28, SMPL_24, JointSet
 from posecore.body.smpl import SMPLLayer
+from posecore.testing.smpl_files import write_gendered_bodies
+from posecore.testing.videos import write_video
 
 _CAMERAS = ("54138969", "55011271", "58860488", "60457274")
 _FROM_32 = [0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27]
 _HUMANEVA_CAMERAS = ("C1", "C2", "C3")
 _HUMANEVA_FROM_H36M = {"head": "head_top"}
 _SHIFT_PX = np.array([2.0, 0.0])  # The error of all detections.
+_K_3DPW = np.array([[1961.9, 0.0, 540.0], [0.0, 1969.2, 960.0], [0.0, 0.0, 1.0]])
+_DETECTED_3DPW = {
+    **{1: "neck", 2: "r_shoulder", 3: "r_elbow", 4: "r_wrist", 5: "l_shoulder", 6: "l_elbow", 7: "l_wrist"},
+    **{8: "r_hip", 9: "r_knee", 10: "r_ankle", 11: "l_hip", 12: "l_knee", 13: "l_ankle"},
+}
 _ORDER_3DPW = [5, 2, 6, 3, 11, 14, 12, 15, 13, 16, 1, 4, 8, 10, 0, 7, 9]  # Joint i of the file is H36M-17's.
 
 
@@ -191,12 +199,17 @@ def write_zedo_files(root: Path, rows: int = 72) -> dict[str, np.ndarray]:
 
 
 def write_mpi_inf_3dhp(
-    root: Path, train: Sequence[str] = ("S1",), test: Sequence[str] = ("TS1", "TS5"), frames: int = 9
+    root: Path,
+    train: Sequence[str] = ("S1",),
+    test: Sequence[str] = ("TS1", "TS5"),
+    frames: int = 9,
+    pictures: Sequence[int] = (),
 ) -> Path:
     """Writes S*/Seq{1,2}/{annot.mat,camera.calibration} (needs scipy) and mpi_inf_3dhp_test_set/TS*/annot_data.mat.
 
-    The universal skeleton is the own one divided by 1.1 about its root. Of the test frames, every third is invalid and
-    holds NaN.
+    With training cameras in ``pictures``, also their imageSequence/video_*.avi (needs av), and the test frames
+    imageSequence/img_*.jpg. All pixels of a picture have one grey, 30 + 10 times its number from 0. The universal
+    skeleton is the own one divided by 1.1 about its root. Of the test frames, every third is invalid and holds NaN.
     """
     K = np.array([[1500.0, 0.0, 1017.0], [0.0, 1501.0, 1043.0], [0.0, 0.0, 1.0]])
     for seed, subject in enumerate(train):
@@ -225,6 +238,9 @@ def write_mpi_inf_3dhp(
             frame_numbers = np.arange(frames, dtype=np.float64)[:, None]
             savemat(folder / "annot.mat", {**cells, "cameras": np.arange(14)[None], "frames": frame_numbers})
             (folder / "camera.calibration").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            for camera in pictures:
+                shown = (np.full((2048, 2048, 3), 30 + 10 * number, np.uint8) for number in range(frames))
+                write_video(folder / "imageSequence" / f"video_{camera}.avi", shown)
     for seed, subject in enumerate(test):
         folder = root / "mpi_inf_3dhp_test_set" / subject
         folder.mkdir(parents=True, exist_ok=True)
@@ -236,18 +252,40 @@ def write_mpi_inf_3dhp(
                 file[key] = np.where(valid[:, None, None], array, np.nan)[:, None]
             file["valid_frame"] = valid.astype(np.float64)[:, None]
             file["activity_annotation"] = (1.0 + np.arange(frames) % 7)[:, None]
+        size = (2048, 2048) if subject in ("TS1", "TS2", "TS3", "TS4") else (1920, 1080)
+        for number in range(frames if pictures else 0):
+            path = folder / "imageSequence" / f"img_{number + 1:06d}.jpg"
+            path.parent.mkdir(exist_ok=True)
+            Image.new("RGB", size, (30 + 10 * number,) * 3).save(path)
     return root
 
 
 def write_threedpw(
-    root: Path, splits: Sequence[str] = ("train", "test"), frames: int = 8, num_betas: int = 10, left_first: bool = True
+    root: Path,
+    splits: Sequence[str] = ("train", "test"),
+    frames: int = 8,
+    num_betas: int = 10,
+    left_first: bool = True,
+    open_body: bool = False,
 ) -> Path:
-    """Writes sequenceFiles/<split>/*.pkl (two people each) and, in body_models, fake SMPL files with their regressor.
+    """Writes sequenceFiles/<split>/*.pkl (two people each), imageFiles and, in body_models, fake SMPL files.
 
-    Frame 2 of person 0 and all frames from 5 of person 1 have no valid camera. ``left_first`` writes the regressor with
-    the left leg before the right, as one of the two files in use has it.
+    Frame 2 of person 0 and all frames from 5 of person 1 have no valid camera. OpenPose's joints are the exact ones of
+    SMPL, 2 pixels to the right, with a confidence of 0.5; nose, eyes and ears are not detected, nor anything in frame 1
+    of person 0. Every second pose at 60 Hz is one of those at 30 Hz.
+
+    Args:
+        root: folder, made where it is not there.
+        splits: one sequence each.
+        frames: pictures of a sequence.
+        num_betas: of the shapes.
+        left_first: writes the regressor with the left leg before the right, as one of the two files in use has it.
+        open_body: takes `write_gendered_bodies`, which have landmarks, for small bodies.
     """
-    _write_bodies(root / "body_models", left_first)
+    if open_body:
+        write_gendered_bodies(root / "body_models")
+    else:
+        _write_bodies(root / "body_models", left_first)
     for seed, split in enumerate(splits):
         generator = np.random.default_rng(seed)
         folder = root / "sequenceFiles" / split
@@ -275,15 +313,43 @@ def write_threedpw(
             "trans": list(trans),
             "betas": list(betas),
             "genders": genders,
-            "poses2d": [np.zeros((frames, 3, 18)) for _ in genders],
+            "poses2d": [
+                _detections(person.reshape(frames, 24, 3), cameras, _K_3DPW, missed=slice(1, 2 - number))
+                for number, person in enumerate(joints)
+            ],
+            "poses_60Hz": [_at_60_hz(person) for person in poses],
+            "trans_60Hz": [_at_60_hz(person) for person in trans],
             "cam_poses": cameras,
-            "cam_intrinsics": np.array([[1961.9, 0.0, 540.0], [0.0, 1969.2, 960.0], [0.0, 0.0, 1.0]]),
+            "cam_intrinsics": _K_3DPW,
             "campose_valid": list(valid),
             "jointPositions": joints,
             "img_frame_ids": np.arange(frames) * 2,
         }
         _dump(content, folder / f"downtown_walking_{seed:02d}.pkl")
+        pictures = root / "imageFiles" / f"downtown_walking_{seed:02d}"
+        pictures.mkdir(parents=True, exist_ok=True)
+        for frame in range(frames):
+            colour = (20 * frame, 255 - 20 * frame, 60)
+            Image.new("RGB", (1080, 1920), colour).save(pictures / f"image_{frame:05d}.jpg")
     return root
+
+
+def _detections(joints_world: np.ndarray, cameras: np.ndarray, K: np.ndarray, missed: slice) -> np.ndarray:
+    """poses2d (frames, 3, 18) of SMPL's joints."""
+    joints = joints_world @ cameras[:, :3, :3].transpose(0, 2, 1) + cameras[:, None, :3, 3]
+    seen = np.zeros((len(joints), 18, 3))
+    for place, name in _DETECTED_3DPW.items():
+        pixels = _project(joints[:, SMPL_24.index(name)], K) + _SHIFT_PX
+        seen[:, place] = np.concatenate((pixels, np.full((len(joints), 1), 0.5)), axis=1)
+    seen[missed] = 0
+    return seen.transpose(0, 2, 1)
+
+
+def _at_60_hz(values: np.ndarray) -> np.ndarray:
+    """The values of the pictures with the mean of two neighbours between them."""
+    out = np.repeat(values, 2, axis=0)
+    out[1:-1:2] = (values[1:] + values[:-1]) / 2
+    return out
 
 
 def _write_keypoints(path: Path, positions_2d: dict[str, Any], layout_name: str, num_joints: int) -> None:
