@@ -6,16 +6,21 @@ READY := $(VENV)/.ready
 # The CPU count that this process may use, not the machine's.
 JOBS := $(shell nproc)
 
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all test-cluster check viewer clean
 
 demo: $(READY)
 	$(RUN)python tools/demo.py --output runs/demo --overwrite
 
 test: $(READY)
-	$(RUN)python -m pytest -n $(JOBS) -m "not slow and not gpu"
+	$(RUN)python -m pytest -n $(JOBS) -m "not slow and not gpu and not cluster"
 
 test-all: $(READY)
-	$(RUN)python -m pytest -n $(JOBS)
+	$(RUN)python -m pytest -n $(JOBS) -m "not cluster"
+
+# Several nodes and a Slurm on this machine, one test after the other: docs/clusters.md. tools/slurm/install_debian.sh
+# installs the Slurm.
+test-cluster: $(READY)
+	OMP_NUM_THREADS=1 $(RUN)python -m pytest -m cluster tests/cluster
 
 check: $(READY)
 	$(RUN)ruff check packages tests tools
@@ -23,8 +28,12 @@ check: $(READY)
 	$(RUN)mypy
 	$(RUN)lint-imports
 
+# The program in the HTML pages, from its sources; needs node 20 or newer.
+viewer:
+	cd tools/viewer && npm ci --no-audit --no-fund && npm run build
+
 clean:
-	rm -rf $(VENV) runs build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache packages/*/*.egg-info *.egg-info
+	rm -rf $(VENV) tools/viewer/node_modules tests/js/node_modules runs build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache packages/*/*.egg-info *.egg-info
 	find packages tests tools -name __pycache__ -prune -exec rm -rf {} +
 
 # Made anew only when the requirements change.

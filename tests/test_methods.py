@@ -1,6 +1,7 @@
 """One contract over the methods, through the command line that users run: fit, validate, test, predict, resume."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,16 +13,19 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+OF_JOINTS = {"diffupose", "zedo"}
 METHODS = ["diffhmr", "diffupose", "hmdiff", "scorehmr", "zedo"]
 PHOTO = Path(__file__).parents[1] / "tools" / "demo_data" / "photographer"
 
 
-def command(method: str, *args: str | Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
-    """Runs a method as a user does, in a process of its own."""
+def command(
+    method: str, *args: str | Path, ok: bool = True, code: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs a method as a user does, in a process of its own; its exit code is ``code``, or 0 or not as ``ok`` says."""
     done = subprocess.run(
         [sys.executable, "-m", method, *map(str, args)], capture_output=True, text=True, timeout=300, check=False
     )
-    assert (done.returncode == 0) == ok, done.stderr[-3000:]
+    assert done.returncode == code if code is not None else (done.returncode == 0) == ok, done.stderr[-3000:]
     return done
 
 
@@ -115,6 +119,97 @@ def test_predict_writes_what_users_take_away(trained: tuple[str, Path, Path], tm
     assert (tmp_path / "out" / "predictions.json").read_bytes() == before, "an existing result is not touched"
 
 
+def five_people(path: Path, **label: Any) -> Path:
+    """The photographer five times, a few pixels apart."""
+    content = json.loads(PHOTO.with_suffix(".json").read_text())
+    (person,) = content["people"]
+    content["people"] = [
+        {
+            **person,
+            **label,
+            "id": f"p{number}",
+            "keypoints": {name: [x + number, *more] for name, (x, *more) in person["keypoints"].items()},
+        }
+        for number in range(5)
+    ]
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_killed_predict_continues_with_the_same_results(trained: tuple[str, Path, Path], tmp_path: Path) -> None:
+    method, _, checkpoint = trained
+    args = [
+        "predict", "--config", "smoke.yaml", "--ckpt_path", checkpoint, "--trainer.default_root_dir", tmp_path,
+        "--trainer.logger", "false", "--data.predict.keypoints", five_people(tmp_path / "k.json"),
+        "--data.predict.photo", PHOTO.with_suffix(".png"), "--data.batch_size", "2", "--output.pictures", "false",
+    ]  # fmt: skip
+    killer = ["--trainer.callbacks+=posecore.testing.interruption.KillAt", "--trainer.callbacks.batch=1"]
+    command(method, *args, "--output.folder", tmp_path / "killed", *killer, code=-signal.SIGKILL)
+    assert [path.name for path in (tmp_path / "killed" / "parts").glob("rows_*")] == ["rows_000000000.npz"]
+    refused = command(method, *args, "--output.folder", tmp_path / "killed", code=2)
+    assert "--output.resume true continues" in refused.stderr
+    seeded = [*args, "--output.folder", tmp_path / "killed", "--output.resume", "true"]
+    refused = command(method, *seeded, "--model.seed", "7", code=2)
+    assert "settings.model.seed was 0 and is 7" in refused.stderr
+    command(method, *seeded)
+    command(method, *args, "--output.folder", tmp_path / "whole")
+    for path in (tmp_path / "whole").rglob("*"):
+        if path.is_file() and path.suffix != ".npz":
+            other = tmp_path / "killed" / path.relative_to(tmp_path / "whole")
+            assert other.read_bytes() == path.read_bytes(), path.name
+    with (
+        np.load(tmp_path / "killed" / "predictions.npz", allow_pickle=False) as found,
+        np.load(tmp_path / "whole" / "predictions.npz", allow_pickle=False) as expected,
+    ):
+        assert set(found.files) == set(expected.files)
+        for name in expected.files:
+            np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_files_of_all_methods_say_the_same_in_the_same_words(trained: tuple[str, Path, Path], tmp_path: Path) -> None:
+    """One picture of two is broken: the rest is written, and the exit code tells."""
+    method, _, checkpoint = trained
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "good.png").write_bytes(PHOTO.with_suffix(".png").read_bytes())
+    (photos / "broken.png").write_bytes(b"no picture")
+    content = json.loads(five_people(tmp_path / "k.json", image="good.png").read_text())
+    content.pop("image", None)
+    content["people"][4]["image"] = "broken.png"
+    (tmp_path / "k.json").write_text(json.dumps(content))
+    done = command(
+        method, "predict", "--config", "smoke.yaml", "--ckpt_path", checkpoint, "--trainer.default_root_dir", tmp_path,
+        "--trainer.logger", "false", "--data.predict.keypoints", tmp_path / "k.json", "--data.predict.photo", photos,
+        "--output.folder", tmp_path / "out", "--output.formats", "[csv, html]", code=3,
+    )  # fmt: skip
+    assert "1 skipped" in done.stdout
+    (entry,) = json.loads((tmp_path / "out" / "skipped.json").read_text())
+    assert entry["name"] == "broken.png"
+    predictions = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert set(predictions) - {"body"} == {
+        "format", "method", "unit", "frame", "joint_set", "joint_names", "parents", "keypoint_set", "fps", "pick",
+        "source", "notes", "settings", "people",
+    }  # fmt: skip
+    assert predictions["source"]["keypoints"] == str(tmp_path / "k.json")
+    assert len(predictions["people"]) == 4
+    common = {
+        "id", "frame", "view", "image", "image_size", "camera", "joints", "reprojection_error_px", "keypoints_2d",
+    }  # fmt: skip
+    for person in predictions["people"]:
+        assert common <= set(person)
+        assert set(person) - common <= {"best", "hypotheses", "pose", "betas", "transl", "start"}
+        assert list(person["joints"]) == predictions["joint_names"]
+        assert ("hypotheses" in person) == ("best" in person)
+    files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert {
+        "overlays/good.png", "panel.png", "people.html", "predictions.json", "predictions.npz", "run.json",
+        "skipped.json",
+    } <= files  # fmt: skip
+    tables = {f"csv/good_p{number}_frame0.csv" for number in range(4)}
+    assert files & tables == (set() if method in OF_JOINTS else tables)
+    assert not any(name.startswith("parts") for name in files)
+
+
 def check_hypotheses(folder: Path, people: list[dict[str, Any]]) -> None:
     with np.load(folder / "predictions.npz", allow_pickle=False) as arrays:
         assert arrays["hypotheses"].shape == (len(people), 3, 17, 3)
@@ -175,7 +270,7 @@ def check_meshes(folder: Path, people: list[dict[str, Any]]) -> None:
     for person in people:
         assert (len(person["pose"]), len(person["betas"]), len(person["joints"])) == (24, 10, 24)
     assert len(list((folder / "amass").glob("*.npz"))) == len(people)
-    assert len(list((folder / "meshes").glob("*.obj"))) == len(people)
+    assert len(list((folder / "glb").glob("*.glb"))) == len(people)
     assert (folder / "overlays" / f"{PHOTO.stem}.png").is_file()
 
 
@@ -209,14 +304,14 @@ OF_PHOTOS = {"diffhmr", "hmdiff"}
 BAD_KEYPOINTS = [
     (("--data.predict.keypoints", "nothing.json"), "nothing.json"),
     ((), "data.predict.keypoints"),
-    ((*KEYPOINTS, "--data.predict.photo", __file__), "not an image"),
+    ((*KEYPOINTS, "--data.predict.photo", __file__), "no picture that can be read"),
     ((*KEYPOINTS, "--output.folder", __file__), "file in its place"),
     ((*KEYPOINTS, "--model.weights", "nobody"), "nobody"),
 ]
 BAD_PHOTOS = [
     (("--data.predict.photo", "nothing.png"), "nothing.png"),
     ((), "data.predict.photo"),
-    (("--data.predict.photo", __file__), "not an image"),
+    (("--data.predict.photo", __file__), "no picture that can be read"),
     ((*PICTURE, *KEYPOINTS, "--data.predict.box", "[0, 0, 9, 9]"), "keypoints and box"),
     ((*PICTURE, "--output.folder", __file__), "file in its place"),
     ((*PICTURE, "--model.weights", "nobody"), "nobody"),

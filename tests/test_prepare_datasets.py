@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -316,6 +317,16 @@ def test_spin_files_by_name(
     posed = Shards(tmp_path / "out", "spin/mpii_train")
     assert len(posed) == 2  # of four; the last two have no pose
     assert "joints_smpl24_cam" in posed.samples
+
+    (tmp_path / "spin/static_fits").mkdir()
+    np.save(tmp_path / "spin/static_fits/mpii_fits.npy", np.full((4, 82), 0.1))
+    fits = ["--fits", "static_fits/mpii_fits.npy"]
+    assert run_tool("spin", [*argv, *more[:3], *fits, "--overwrite"], monkeypatch) == 0
+    fitted = Shards(tmp_path / "out", "spin/mpii_train").samples
+    assert len(fitted["betas"]) == 4
+    torch.testing.assert_close(fitted["betas"][2:], torch.full((2, 10), 0.1))
+    assert run_tool("spin", [*argv, *more[:2], *fits, *fits[1:]], monkeypatch) == 2
+    assert "--fits: 2 for 1 files" in capsys.readouterr().err
 
     assert run_tool("spin", [*argv, "--files", "mpii_train.npz", "--stride", "2"], monkeypatch) == 1
     assert "mpii_train: not prepared: --stride: 2" in capsys.readouterr().out

@@ -38,7 +38,7 @@ from hmdiff.sampler import Meshes, Record
 from posecore.body.skeletons import JOINTS_44
 from posecore.data.augment import CropAugmentation
 from posecore.data.open_images import SAMPLE, OpenImages
-from posecore.data.photo_input import PhotoInput
+from posecore.data.predict_input import CROP_MARGIN, PredictInput
 from posecore.data.sample import PoseSample
 from posecore.export.files import write_bytes
 from posecore.render.cells import FRAME, GAP, HEADING, MARGIN, QUIET, TEXT, panel_figure
@@ -167,9 +167,9 @@ def photographed(model: HMDiff, photo: Path, box: Sequence[float] | None) -> Pos
         FileNotFoundError: There is no such photograph.
         ValueError: It cannot be read, or the box is none.
     """
-    given = PhotoInput(photo, box=None if box is None else (box[0], box[1], box[2], box[3]))
-    rows = given.dataset(JOINTS_44.name).__getitems__([0])
-    return CropAugmentation(model.image_size, given.crop_margin).evaluate(rows, JOINTS_44)
+    given = PredictInput(photo, box=None if box is None else (box[0], box[1], box[2], box[3]))
+    rows = given.dataset(JOINTS_44.name, True, "people").__getitems__([0])
+    return CropAugmentation(model.image_size, CROP_MARGIN).evaluate(rows, JOINTS_44)
 
 
 def run(model: HMDiff, batch: PoseSample, num_samples: int | None = None, steps: int | None = None) -> Runs:

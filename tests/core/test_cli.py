@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from posecore.cli import find_configs, run
 from posecore.training.prediction_writer import PredictionWriter
+from posecore.training.results import Results
 
 
 class Toy(LightningModule):
@@ -113,22 +114,36 @@ def test_run_reads_configs_by_name_and_trains(configs: Path) -> None:
     assert isinstance(cli.datamodule, ToyData)
 
 
-class PictureWriter(PredictionWriter):
+class OutlineWriter(PredictionWriter):
     """A method's own writer, with an option more."""
 
-    def __init__(self, folder: Path | None = None, overwrite: bool = False, pictures: bool = True) -> None:
+    def __init__(self, folder: Path | None = None, overwrite: bool = False, outlines: bool = True) -> None:
         super().__init__(folder, overwrite)
-        self.pictures = pictures
+        self.outlines = outlines
 
 
 def test_a_method_brings_its_own_writer(configs: Path) -> None:
-    args = ["fit", "--config", "default", "--output.folder", "there", "--output.pictures", "false"]
-    cli = run(Toy, ToyData, configs, args, writer=PictureWriter)
+    args = ["fit", "--config", "default", "--output.folder", "there", "--output.outlines", "false"]
+    cli = run(Toy, ToyData, configs, args, writer=OutlineWriter)
     (writer,) = [callback for callback in cli.trainer.callbacks if isinstance(callback, PredictionWriter)]
-    assert isinstance(writer, PictureWriter)
-    assert (writer.folder, writer.overwrite, writer.pictures) == (Path("there"), False, False)
+    assert isinstance(writer, OutlineWriter)
+    assert (writer.folder, writer.overwrite, writer.outlines) == (Path("there"), False, False)
     with pytest.raises(SystemExit):  # another method's option
         run(Toy, ToyData, configs, args)
+
+
+def test_every_run_has_a_report_that_knows_its_configs(configs: Path) -> None:
+    """A row replaces the numbers of the config below it; the model's options are kept, other ones are not."""
+    below = {"table": "Table 1", "row": "all", "paper": {"toy/mpjpe": 50.0, "toy/auc": 0.5}}
+    above = {"table": "Table 2", "row": "wide", "paper": {"toy/mpjpe": 40.0}}
+    (configs / "below.yaml").write_text(json.dumps({"results": below}))
+    Path("own.yaml").write_text(json.dumps({"results": above}))
+    args = ["fit", "--config", "default", "--config", "below", "--config", "own.yaml"]
+    cli = run(Toy, ToyData, configs, [*args, "--model.width=7", "--trainer.max_steps", "1"])
+    (results,) = [callback for callback in cli.trainer.callbacks if isinstance(callback, Results)]
+    assert (results.table, results.row, results.paper) == ("Table 2", "wide", {"toy/mpjpe": 40.0})
+    assert results.configs == ["default.yaml", "below.yaml", "own.yaml"]
+    assert results.options == ["width=7"]
 
 
 def test_run_reads_the_command_line(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from posecore.data import OpenImages
 from posecore.data.augment import CropAugmentation
 from posecore.data.base import PoseTable
 from posecore.data.crops import IMAGENET_MEAN, IMAGENET_STD
-from posecore.data.photo_input import PhotoInput
+from posecore.data.predict_input import PredictInput
 from posecore.data.sample import PoseSample, take
 
 SIZE = 24
@@ -154,7 +154,7 @@ def test_a_photograph_is_given_without_anything_else(
     box: tuple[float, float, float, float] | None, tmp_path: Path
 ) -> None:
     Image.new("RGB", (160, 200), (255, 0, 0)).save(tmp_path / "person.png")
-    photo = PhotoInput(tmp_path / "person.png", box=box, crops=SIZE)
+    photo = PredictInput(tmp_path / "person.png", box=box, crops=SIZE)
     data = DiffHMRDataModule(tmp_path, predict=photo, augmentation=CropAugmentation(size=SIZE))
     (batch,) = cast(list[PoseSample], trainer(tmp_path).predict(Recorder(), data))
     assert set(batch) == {"image", "box", "K", "joints_2d_px", "confidence", "row", "image_size"}

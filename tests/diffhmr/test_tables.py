@@ -31,9 +31,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = folder / "data"
     write_gendered_bodies(data / "body_models")
     for seed, name in enumerate(("h36m_train", "mpi_inf_3dhp_train", "coco_2014_train", "mpii_train")):
-        # COCO and MPII have pseudo-ground-truth poses and no 3D joints.
-        changes = {"S": None, "openpose": None} if name.startswith(("coco", "mpii")) else {}
-        write_spin_npz(data / "spin_npz", f"{name}.npz", rows=6, unknown=1, seed=seed, **changes)
+        # COCO and MPII have no 3D, and poses only in SPIN's static fits.
+        changes = (
+            dict.fromkeys(("S", "openpose", "pose", "shape", "has_smpl")) if name.startswith(("coco", "mpii")) else {}
+        )
+        people = write_spin_npz(data / "spin_npz", f"{name}.npz", rows=6, unknown=1, seed=seed, **changes)
+        if changes:
+            (data / "spin_npz/static_fits").mkdir(exist_ok=True)
+            fits = data / f"spin_npz/static_fits/{name.split('_')[0]}_fits.npy"
+            np.save(fits, np.concatenate((people["pose"], people["shape"]), axis=1))
     gender = np.array(list("mfmf"))
     write_spin_npz(data / "spin_npz", "3dpw_test.npz", rows=4, unknown=0, seed=8, gender=gender, part=None, S=None)
     write_spin_npz(data / "spin_npz", "mpi_inf_3dhp_valid.npz", rows=4, unknown=0, seed=9, pose=None, shape=None)

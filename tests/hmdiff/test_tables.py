@@ -48,7 +48,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_gendered_bodies(data / "body_models")
     copyfile(OPEN_BODY_PYRAMID, data / "body_models" / "smpl_pyramid.npz")
     for seed, name in enumerate(TRAINING):
-        write_spin_npz(data / "spin_npz", f"{name}.npz", rows=6, unknown=1, seed=seed)
+        people = write_spin_npz(data / "spin_npz", f"{name}.npz", rows=6, unknown=1, seed=seed)
+        (data / "spin_npz/static_fits").mkdir(exist_ok=True)
+        fits = data / f"spin_npz/static_fits/{name.split('_')[0]}_fits.npy"
+        np.save(fits, np.concatenate((people["pose"], people["shape"]), axis=1))
     gender = np.array(list("mfmf"))
     write_spin_npz(data / "spin_npz", "3dpw_test.npz", rows=4, unknown=0, seed=8, gender=gender, part=None, S=None)
     nothing = {"pose": None, "shape": None, "has_smpl": None, "part": None, "openpose": None}

@@ -24,7 +24,7 @@ from posecore.body.pyramid import build_pyramid
 from posecore.body.skeletons import FREIHAND_21, JOINTS_44, MANO_21
 from posecore.body.smpl import SMPLLayer
 from posecore.data.augment import CropAugmentation
-from posecore.data.photo_input import PhotoInput
+from posecore.data.predict_input import PredictInput
 from posecore.export.predictions import read_predictions
 from posecore.export.smpl_predictions import read_smpl_predictions
 from posecore.geometry.camera import project
@@ -54,7 +54,7 @@ def photo(tmp_path: Path) -> Path:
     return tmp_path / "p.png"
 
 
-def predict(model: HMDiff, given: PhotoInput, out: Path, joint_set: str = "joints44", **options: Any) -> Path:
+def predict(model: HMDiff, given: PredictInput, out: Path, joint_set: str = "joints44", **options: Any) -> Path:
     data = HMDiffDataModule(predict=given, augmentation=CropAugmentation(size=CROP), joint_set=joint_set)
     Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
@@ -86,7 +86,8 @@ def test_bodies_in_boxes_through_the_command_line(
         "model.head_channels": 8, "model.image_feature": "projected", "model.num_heads": 2, "model.final_dim": 16,
         "model.num_hypotheses": 2, "model.sampling.num_inference_steps": 2, "model.alignment.num_poses": 3,
         "data.augmentation.size": CROP, "data.predict.photo": photo, "data.predict.boxes": boxes,
-        "data.predict.focal_length": 100, "output.folder": out, "output.mesh_format": "ply", "output.samples": "true",
+        "data.predict.focal_length": 100, "output.folder": out, "output.formats": "[amass, ply]",
+        "output.samples": "true",
         "trainer.accelerator": "cpu", "trainer.logger": "false", "trainer.enable_progress_bar": "false",
     }  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["hmdiff", "predict", *(f"--{name}={value}" for name, value in arguments.items())])
@@ -94,8 +95,9 @@ def test_bodies_in_boxes_through_the_command_line(
     rows = ("p_0_frame0", "p_1_frame0")
     assert names(out) == [
         *(f"amass/{row}.npz" for row in rows),
-        *(f"meshes/{row}{which}.ply" for row in rows for which in ("", "_sample0", "_sample1")),
-        "overlays/p.png", "panel.png", "predictions.json", "predictions.npz", "samples.npz",
+        "overlays/p.png", "panel.png",
+        *(f"ply/{row}{which}.ply" for row in rows for which in ("", "_sample0", "_sample1")),
+        "predictions.json", "predictions.npz", "run.json", "samples.npz",
     ]  # fmt: skip
 
     model, made = load_body_model(), read_smpl_predictions(out / "predictions.npz")
@@ -114,20 +116,20 @@ def test_bodies_in_boxes_through_the_command_line(
         torch.tensor(made.settings["fit_residual_mm"]), 1000 * away, check_dtype=False, rtol=1e-3, atol=0.02
     )
     for row, name in enumerate(rows):
-        mesh = in_camera(out / "meshes" / f"{name}.ply")
+        mesh = in_camera(out / "ply" / f"{name}.ply")
         np.testing.assert_allclose(mesh.vertices, found["vertices"][row], atol=1e-5)
         np.testing.assert_array_equal(mesh.faces, found["faces"])
         kept = HMDiff(**SMALL).mesh.vertex_ids
-        sample = in_camera(out / "meshes" / f"{name}_sample1.ply").vertices[kept]
+        sample = in_camera(out / "ply" / f"{name}_sample1.ply").vertices[kept]
         np.testing.assert_allclose(sample, found["samples"][row, 1] + found["transl"][row], atol=1e-5)
     assert bool(made.reprojection_error_px.isnan().all())
-    assert (made.settings["num_samples"], made.settings["boxes"]) == (2, str(boxes))
+    assert (made.settings["num_samples"], made.source["boxes"]) == (2, str(boxes))
     with Image.open(out / "overlays" / "p.png") as overlay, Image.open(photo) as plain:
         assert overlay.size == SIZE
         assert np.any(np.asarray(overlay) != np.asarray(plain)), "a mesh is on it"
     text = capsys.readouterr().out
     assert f"2 rows of 2 people, 2 samples each; SMPL fit {1000 * float(away.mean()):.1f} mm from the meshes\n" in text
-    assert "amass/, samples.npz, meshes/, overlays/, panel.png" in text
+    assert "amass/, samples.npz, ply/, panel.png, overlays/" in text
 
     monkeypatch.setenv("HUMANDIFF_TRACEBACK", "1")
     with pytest.raises(FileExistsError, match="already holds"):
@@ -142,20 +144,20 @@ def test_a_body_with_keypoints(tmp_path: Path, photo: Path) -> None:
     keypoints = {"op_nose": [50, 20, 0.9], "op_r_knee": [40, 60, 0.8], "op_l_ankle": [55, 78, 0.7]}
     people = [{"keypoints": {name: keypoints.get(name, [0, 0, 0]) for name in JOINTS_44.joint_names}}]
     file.write_text(json.dumps({"joint_set": "joints44", "image_size": list(SIZE), "people": people}))
-    given = PhotoInput(photo, keypoints=file, focal_length=100.0)
-    out = predict(model, given, tmp_path / "out", mesh_format="glb", pictures=False)
+    given = PredictInput(photo=photo, keypoints=file, focal_length=100.0)
+    out = predict(model, given, tmp_path / "out", formats=["glb", "amass"], pictures=False)
     assert names(out) == [
-        "amass/p_0_frame0.npz", "meshes/p_0_frame0.glb", "panel.png", "predictions.json", "predictions.npz",
+        "amass/p_0_frame0.npz", "glb/p_0_frame0.glb", "panel.png", "predictions.json", "predictions.npz", "run.json",
         "samples.npz",
     ]  # fmt: skip
 
-    data = given.dataset("joints44")
+    data = given.dataset("joints44", needs="people")
     meshes = model.eval()(CropAugmentation(size=CROP).evaluate(data.__getitems__([0]), JOINTS_44))
     expected = model.upsample(meshes.final) + meshes.transl[:, None]
     with np.load(out / "samples.npz", allow_pickle=False) as found:
         np.testing.assert_allclose(found["vertices"], expected.numpy(), atol=1e-4)
         np.testing.assert_allclose(found["samples"], meshes.samples.numpy(), atol=1e-4)
-    np.testing.assert_allclose(in_camera(out / "meshes" / "p_0_frame0.glb").vertices, expected[0].numpy(), atol=1e-4)
+    np.testing.assert_allclose(in_camera(out / "glb" / "p_0_frame0.glb").vertices, expected[0].numpy(), atol=1e-4)
 
     made = read_smpl_predictions(out / "predictions.npz")
     joints = NamedJoints(JOINTS_44)(made.betas, made.body_pose, made.global_orient, made.transl)[0]
@@ -185,14 +187,15 @@ def test_hands_have_joints_and_meshes_and_no_body(
     file.write_text(
         json.dumps({"joint_set": "freihand21", "image_size": list(SIZE), "people": [{"keypoints": keypoints}]})
     )
-    given = PhotoInput(photo, keypoints=file, focal_length=100.0)
-    out = predict(network, given, tmp_path / "out", joint_set="freihand21")
+    given = PredictInput(photo=photo, keypoints=file, focal_length=100.0)
+    out = predict(network, given, tmp_path / "out", joint_set="freihand21", formats=["obj", "html", "bvh"])
     assert names(out) == [
-        "meshes/p_0_frame0.obj", "overlays/p.png", "panel.png", "predictions.json", "predictions.npz", "samples.npz",
+        "obj/p_0_frame0.obj", "overlays/p.png", "panel.png", "people.html", "predictions.json", "predictions.npz",
+        "run.json", "samples.npz",
     ]  # fmt: skip
     made = read_predictions(out / "predictions.npz")
     assert (made.method, made.joint_set) == ("HMDiff", MANO_21)
-    mesh = in_camera(out / "meshes" / "p_0_frame0.obj")
+    mesh = in_camera(out / "obj" / "p_0_frame0.obj")
     assert mesh.vertices.shape == (778, 3)
     np.testing.assert_allclose(made.best_joints[0, :16], model.J_regressor.numpy() @ mesh.vertices, atol=1e-4)
     # Keypoints are those of the file under MANO's order, and the error is between them and the joints.
@@ -203,9 +206,12 @@ def test_hands_have_joints_and_meshes_and_no_body(
     assert read_predictions(out / "predictions.json").settings["num_samples"] == 2
     text = capsys.readouterr().out
     assert f"1 rows of 1 people, 2 samples each; mean reprojection error {float(distance.mean()):.1f} px\n" in text
-    assert f"written: {out}/predictions.json, predictions.npz, samples.npz, meshes/, overlays/, panel.png\n" in text
+    assert (
+        f"written: {out}/predictions.json, predictions.npz, people.html, samples.npz, obj/, panel.png, overlays/\n"
+        in text
+    )
 
 
 def test_formats_that_are_not_written_are_refused() -> None:
-    with pytest.raises(ValueError, match="mesh_format must be 'obj', 'ply' or 'glb', got 'stl'"):
-        HMDiffWriter(mesh_format="stl")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="formats: 'stl' unknown"):
+        HMDiffWriter(formats=["stl"])  # type: ignore[list-item]

@@ -132,7 +132,7 @@ def test_probabilities_are_checked(name: str, value: float) -> None:
 
 def test_predict_needs_an_input() -> None:
     data = ScoreHMRDataModule()
-    with pytest.raises(ValueError, match="predict: nothing to predict; give a FitInput"):
+    with pytest.raises(ValueError, match="predict: nothing to predict; give a PredictInput"):
         data.predict_dataloader()
-    with pytest.raises(ValueError, match=r"data\.predict\.keypoints: `predict` needs a keypoint file"):
+    with pytest.raises(ValueError, match=r"data\.predict\.keypoints: `predict` of this method works on 2D keypoints"):
         data.setup("predict")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from posecore.body.skeletons import COCO_17
 from posecore.data import SMPLNpz
-from posecore.data.fit_input import FitInput
+from posecore.data.predict_input import PredictInput
 from posecore.data.sample import PoseSample
 from posecore.testing import write_smpl_npz, write_start_cache
 from scorehmr.data import ScoreHMRDataModule
@@ -126,7 +126,7 @@ def test_predict_reads_crops_of_photographs(fitted: SimpleNamespace, root: Path)
     keypoints = {name: [600.0 + 3 * joint, 300.0 + 9 * joint, 0.9] for joint, name in enumerate(COCO_17.joint_names)}
     photo = next((root / "pictures").glob("0_*.png"))
     (root / "k.json").write_text(json.dumps({"joint_set": "coco17", "people": [{"keypoints": keypoints}]}))
-    data = ScoreHMRDataModule(predict=FitInput(root / "k.json", photo, crops=SIDE))
+    data = ScoreHMRDataModule(predict=PredictInput(photo, root / "k.json", crops=SIDE))
     data.setup("predict")
     (batch,) = data.predict_dataloader()
     assert batch["image"].shape == (1, 3, SIDE, SIDE)

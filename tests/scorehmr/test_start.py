@@ -9,8 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from posecore.body.named_joints import NamedJoints
-from posecore.data.fit_input import FitInput
-from posecore.data.photo_input import PhotoInput
+from posecore.data.predict_input import PredictInput
 from posecore.data.sample import PoseSample
 from posecore.export.smpl_predictions import SMPLPredictions, write_smpl_npz
 from posecore.geometry.rotation import random_rotmat, rotmat_to_rot6d
@@ -92,7 +91,7 @@ def test_a_file_of_hypotheses_starts_from_its_pick(tmp_path: Path) -> None:
     keypoints = {"nose": [20.0, 10.0], "l_hip": [25.0, 30.0]}
     people = [{"id": name, "frame": 2, "keypoints": keypoints} for name in "ab"]
     (tmp_path / "k.json").write_text(json.dumps({"joint_set": "coco17", "people": people}))
-    data = PhotoInput(photo, keypoints=tmp_path / "k.json").dataset("joints44")
+    data = PredictInput(photo, tmp_path / "k.json").dataset("joints44", True, "people")
     generator = torch.Generator().manual_seed(0)
     root, body = random_rotmat((2, 5), generator), random_rotmat((2, 5, 23), generator)
     best = torch.tensor([3, 1])
@@ -123,7 +122,7 @@ def test_a_file_of_hypotheses_starts_from_its_pick(tmp_path: Path) -> None:
         pick="the medoid",
     )
     write_smpl_npz(tmp_path / "predictions.npz", made)
-    fit = FitInput(tmp_path / "k.json", photo).dataset("joints44")
+    fit = PredictInput(photo, tmp_path / "k.json").dataset("joints44", True)
     start = read_start(tmp_path / "predictions.npz", fit)
     for name in ("global_orient", "body_pose", "betas", "transl"):
         torch.testing.assert_close(start[f"start_{name}"], getattr(made, name), atol=1e-5, rtol=0)

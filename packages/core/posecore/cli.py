@@ -1,5 +1,6 @@
 """The one command line: ``<method> fit | validate | test | predict --config ...``."""
 
+import json
 import os
 import sys
 import warnings
@@ -8,13 +9,16 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from posecore.training.prediction_writer import PredictionWriter
 from posecore.training.results import Results, model_options
 
 TRACEBACK = "HUMANDIFF_TRACEBACK"
+SKIPPED = 3
+"""Exit code of a `predict` that left something out."""
+
+_OTHER_STAGES = ("train", "val", "test")  # of the data; nothing that `predict` reads
 
 
 def run(
@@ -22,20 +26,21 @@ def run(
     datamodule: type[LightningDataModule],
     configs: Path,
     args: Sequence[str] | None = None,
-    writer: type[BasePredictionWriter] = PredictionWriter,
+    writer: type[PredictionWriter] = PredictionWriter,
 ) -> LightningCLI:
     """Builds the method's Trainer, module and data from the command line and YAML files, and runs the subcommand.
 
     A ``--config`` that is no file is looked up among the method's own configs, so ``--config default.yaml`` works from
     anywhere. Expected errors (a missing file, a value that does not fit) end the program with one line and exit code 2;
-    with the environment variable HUMANDIFF_TRACEBACK set, they are raised.
+    with the environment variable HUMANDIFF_TRACEBACK set, they are raised. A `predict` that had to leave out something
+    that it was given ends with exit code 3, after everything else is written.
 
     Args:
         module: The method.
         datamodule: Its data.
         configs: Folder of the method's YAML files.
         args: The command line without the program's name; `sys.argv` where None.
-        writer: What writes the predictions; it takes ``folder`` and ``overwrite``.
+        writer: What writes the predictions.
 
     Returns:
         The finished CLI, with ``trainer``, ``model`` and ``datamodule``.
@@ -49,8 +54,8 @@ def run(
         check_checkpoint(found)
         if args is None:
             sys.argv[1:] = found
-        cli = type("CLI", (_CLI,), {"writer": writer, "folder": configs, "options": model_options(found)})
-        return cli(  # type: ignore[no-any-return]
+        kind = type("CLI", (_CLI,), {"writer": writer, "folder": configs, "options": model_options(found)})
+        cli: _CLI = kind(
             module,
             datamodule,
             args=None if args is None else found,
@@ -58,17 +63,20 @@ def run(
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         if os.environ.get(TRACEBACK):
             raise
         print(f"error: {error}\n(set {TRACEBACK}=1 to see where it was raised)", file=sys.stderr)  # noqa: T201
         sys.exit(2)
+    if cli.output.skipped:
+        sys.exit(SKIPPED)
+    return cli
 
 
 class _CLI(LightningCLI):
     """Adds ``--output.*``, where `predict` writes, and ``--results.*``, what `test` compares with."""
 
-    writer: type[BasePredictionWriter]
+    writer: type[PredictionWriter]
     folder: Path
     options: list[str]
 
@@ -78,11 +86,22 @@ class _CLI(LightningCLI):
         parser.add_lightning_class_args(Results, "results")
 
     def after_instantiate_classes(self) -> None:
-        """Tells the report which YAML files and options of the model the run was made with."""
+        """Tells the report which YAML files and options the run was made with, and the writer all options."""
         results: Results = self._get(self.config_init, "results")
         files = [str(getattr(path, "relative", path)) for path in self._get(self.config, "config") or []]
         results.configs = [_name(path, self.folder) for path in files]
         results.options = self.options
+        if self.subcommand == "predict":
+            options = json.loads(self.parser.dump(self.config, skip_none=False, format="json"))["predict"]
+            data = {name: value for name, value in options["data"].items() if name not in _OTHER_STAGES}
+            seed = options["seed_everything"]
+            self.output.settings = {"seed_everything": seed, "model": options["model"], "data": data}
+
+    @property
+    def output(self) -> PredictionWriter:
+        """What writes the predictions."""
+        writer: PredictionWriter = self._get(self.config_init, "output")
+        return writer
 
 
 def check_checkpoint(args: list[str]) -> None:

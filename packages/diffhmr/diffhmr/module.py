@@ -1,5 +1,6 @@
 """Diff-HMR as a LightningModule: trains encoder, denoiser and regressor together, samples bodies, scores them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -28,14 +29,18 @@ from diffhmr.scores import Scores
 from posecore.body.files import load_body_model
 from posecore.body.named_joints import NamedJoints
 from posecore.body.skeletons import JOINTS_44
+from posecore.body.smpl import SMPLLayer
+from posecore.data.known_bodies import own_joints
 from posecore.data.sample import PoseSample
 from posecore.diffusion.schedule import NoiseSchedule
 from posecore.geometry.camera import project, project_weak_perspective, weak_to_full_translation
 from posecore.geometry.rotation import rot6d_to_rotmat, rotmat_to_rot6d
 from posecore.metrics.protocols import get_protocol
 from posecore.training.checkpoints import check_stamp, load_weights, resolve_weights, stamp
+from posecore.training.denoising_strips import Denoised, denoise_once
 from posecore.training.progress import progress_bar
 from posecore.training.schedules import warmup_schedule
+from posecore.training.step_outputs import StepOutputs
 
 METHOD = "diffhmr"
 SHIPPED: dict[str, Any] = {
@@ -313,7 +318,7 @@ class DiffHMR(LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+    def validation_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> StepOutputs:
         """The losses on fixed draws, and a few hypotheses with few steps, scored."""
         name = self.trainer.datamodule.val_names[dataloader_idx]  # type: ignore[attr-defined]
         losses = self._losses(batch, torch.Generator().manual_seed(self.seed + batch_idx))
@@ -325,7 +330,7 @@ class DiffHMR(LightningModule):
         """Logs ``val/<set>/<metric>``."""
         self.log_dict(self.scores.compute("val"), add_dataloader_idx=False)
 
-    def test_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+    def test_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> StepOutputs:
         """All hypotheses, scored by the protocol."""
         name = self.trainer.datamodule.test_names[dataloader_idx]  # type: ignore[attr-defined]
         return self._score(batch, f"test/{name}", self.num_hypotheses, self.sampling)
@@ -353,6 +358,22 @@ class DiffHMR(LightningModule):
             "hypotheses_rot6d": rotmat_to_rot6d(bodies.pose_rotmat),
             "best": bodies.best,
         }
+
+    def denoised(self, sample: PoseSample, levels: Sequence[float]) -> Denoised | None:
+        """What the denoiser makes of a true pose at several noise levels, for the dashboard."""
+        known = "body_pose" in sample and bool(sample.get("has_pose", True))
+        if self.denoiser is None or not known:
+            return None
+        network = self.denoiser
+        true_pose = torch.cat((sample["global_orient"][:, None], sample["body_pose"]), dim=1)
+        prepared = network.prepare(self.encoder(sample["image"])).repeat(len(levels))
+
+        def joints(x: Tensor) -> Tensor:
+            pose = self.representation.decode(x.float())
+            return cast(Tensor, self.scores.scorer.joints(sample["betas"].expand(len(x), -1), pose[:, 1:], pose[:, 0]))
+
+        x_0, joint_set = self.representation.encode(true_pose), self.scores.joint_set
+        return denoise_once(self.schedule, x_0, levels, lambda x, t: network(x, t, prepared), joints, joint_set)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, as SPIN; the encoder may have a rate of its own."""
@@ -441,15 +462,30 @@ class DiffHMR(LightningModule):
         middle = size[:, None].expand(-1, 2) / 2
         return weak_to_full_translation(camera.float(), middle, size, 2 * K[:, :2, 2], K[:, 0, 0])
 
-    def _score(self, batch: PoseSample, path: str, num_hypotheses: int, sampling: Sampling) -> dict[str, Any]:
+    def _score(self, batch: PoseSample, path: str, num_hypotheses: int, sampling: Sampling) -> StepOutputs:
         bodies = self(batch, num_hypotheses, sampling)
         rows = torch.arange(len(bodies.best), device=bodies.best.device)
         joints = self.scores.update(path, batch, bodies.pose_rotmat, bodies.betas, bodies.best)
+        without_bodies = path in self.scores._without_bodies
+        target, known = (
+            own_joints(batch, self.scores.joint_set) if without_bodies else self.scores._truth(batch, False)[:2]
+        )
+        pose = bodies.pose_rotmat[rows, bodies.best]
+
+        def vertices(people: slice) -> Tensor:
+            layer = SMPLLayer(self.body_model, joints=()).to(self.device)
+            made = layer(bodies.betas[people], pose[people, 1:], pose[people, 0], bodies.transl[people])
+            return cast(Tensor, made.vertices)
+
         return {
             "joints_rel": joints - joints[:, :, :1],
             "best": bodies.best,
             "joint_set": self.scores.joint_set,
-            "pose_rotmat": bodies.pose_rotmat[rows, bodies.best],
+            "pose": joints[rows, bodies.best],
+            "target": target,
+            "known": known,
+            "vertices": vertices,
+            "pose_rotmat": pose,
             "betas": bodies.betas,
             "transl": bodies.transl,
         }

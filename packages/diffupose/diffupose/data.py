@@ -8,7 +8,7 @@ import torch
 
 from posecore.data.base import PoseDataset
 from posecore.data.datamodule import PoseDataModule
-from posecore.data.keypoint_dataset import KeypointInput
+from posecore.data.predict_input import PredictInput
 from posecore.data.sample import PoseSample
 from posecore.data.transforms import flip_sample, truncate_keypoints
 from posecore.training.step_seed import step_seed
@@ -22,7 +22,7 @@ class DiffuPoseDataModule(PoseDataModule):
         train: Training sets.
         val: Validation sets by name.
         test: Test sets by name.
-        predict: What `predict` reads: a keypoint file, the camera, a photograph.
+        predict: What `predict` reads: 2D keypoints, cameras, photographs or a video.
         batch_size: Poses per batch and process, of every loader.
         num_workers: Loader processes.
         train_weights: Share of each training set; by size where None.
@@ -40,7 +40,7 @@ class DiffuPoseDataModule(PoseDataModule):
         train: list[Callable[[Path], PoseDataset]] | None = None,
         val: dict[str, Callable[[Path], PoseDataset]] | None = None,
         test: dict[str, Callable[[Path], PoseDataset]] | None = None,
-        predict: KeypointInput | None = None,
+        predict: PredictInput | None = None,
         batch_size: int = 1024,
         num_workers: int = 0,
         train_weights: list[float] | None = None,

@@ -1,6 +1,7 @@
 """DiffuPose as a LightningModule: trains the conditional denoiser, samples many 3D poses per set of keypoints."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -25,8 +26,10 @@ from posecore.metrics.pose import ProtocolMetric
 from posecore.metrics.protocols import get_protocol
 from posecore.render.panels import affinity_plot
 from posecore.training.checkpoints import check_stamp, load_weights, resolve_weights, stamp
+from posecore.training.denoising_strips import Denoised, denoise_once
 from posecore.training.progress import progress_bar
 from posecore.training.schedules import warmup_schedule
+from posecore.training.step_outputs import StepOutputs
 
 METHOD = "diffupose"
 SHIPPED: dict[str, Any] = {"dim": 256, "pose_scale": 3.0, "coordinates": "person", "sampling": Sampling(clip_x0=1.5)}
@@ -208,7 +211,7 @@ class DiffuPose(LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+    def validation_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> StepOutputs:
         """The losses on fixed draws, and the whole of DiffuPose."""
         name = self.trainer.datamodule.val_names[dataloader_idx]  # type: ignore[attr-defined]
         noise, keypoints = self._losses(batch, self._generator(batch_idx))
@@ -224,7 +227,7 @@ class DiffuPose(LightningModule):
                 if isinstance(logger, TensorBoardLogger):
                     logger.experiment.add_figure("affinity", self.affinity_figure(), self.global_step)
 
-    def test_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+    def test_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> StepOutputs:
         """The whole of DiffuPose, scored by the protocol."""
         name = self.trainer.datamodule.test_names[dataloader_idx]  # type: ignore[attr-defined]
         return self._score(batch, self.test_metrics, name)
@@ -241,6 +244,18 @@ class DiffuPose(LightningModule):
             "best": result.best,
             "reprojection_error_px": result.reprojection_px,
         }
+
+    def denoised(self, sample: PoseSample, levels: Sequence[float]) -> Denoised | None:
+        """What the network makes of a true pose at several noise levels, for the dashboard."""
+        keypoints, rotmat = condition(sample, self.joint_set, self.coordinates)
+
+        def predicted(x_t: Tensor, t: Tensor) -> Tensor:
+            return cast(Tensor, self.network(x_t, keypoints.expand(len(x_t), -1, -1), t)[..., :3])
+
+        x_0 = sample["joints_rel"] @ rotmat.mT * self.pose_scale
+        return denoise_once(
+            self.schedule, x_0, levels, predicted, lambda x: x / self.pose_scale @ rotmat, self.joint_set
+        )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, and the learning rate's schedule."""
@@ -287,12 +302,17 @@ class DiffuPose(LightningModule):
         output = self.network(self.schedule.q_sample(x_0, t, noise), keypoints, t).to(noise.dtype)  # Eq. (2)
         return noise_loss(output, noise, self.joint_weights), keypoint_loss(output, keypoints, self.joint_weights)
 
-    def _score(self, batch: PoseSample, metrics: nn.ModuleDict, name: str) -> dict[str, Tensor]:
+    def _score(self, batch: PoseSample, metrics: nn.ModuleDict, name: str) -> StepOutputs:
         result: DiffuPoseResult = self(batch)
         group = group_names(batch, self.protocol.group_keys)
         for rule, pred in poses_by_rule(result, batch).items():
             cast(ProtocolMetric, metrics[f"{name}/{rule}"]).update(pred, batch["joints_rel"], group=group)
-        return {"joints_rel": result.joints_rel, "best": result.best}
+        return {
+            "joints_rel": result.joints_rel,
+            "best": result.best,
+            "pose": result.pose,
+            "target": batch["joints_rel"],
+        }
 
     def _log_scores(self, metrics: nn.ModuleDict, stage: str) -> None:
         for path, module in metrics.items():

@@ -1,13 +1,12 @@
 """HMDiff as a LightningModule: trains backbone and pose head, then the diffusion model; samples meshes, scores them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -30,8 +29,10 @@ from posecore.geometry.camera import project
 from posecore.geometry.placement import solve_translation
 from posecore.metrics.protocols import get_protocol
 from posecore.training.checkpoints import check_stamp, load_weights, resolve_weights, stamp
+from posecore.training.denoising_strips import Denoised, denoise_once
 from posecore.training.progress import progress_bar
-from posecore.training.schedules import warmup_schedule
+from posecore.training.schedules import share_of_training, warmup_schedule
+from posecore.training.step_outputs import StepOutputs
 
 METHOD = "hmdiff"
 SHIPPED: dict[str, Any] = {
@@ -174,7 +175,7 @@ class HMDiff(LightningModule):
         needless = weights is not None or pose_weights is not None
         self.backbone = Backbone(backbone, pretrained and not needless, checkpoint, output_stride)
         self.body_model = load_body_model(body_model)
-        joints = get_joint_set(joint_set)
+        joints = self.sampled_joints = get_joint_set(joint_set)
         self.mesh = CoarseMesh(
             self.body_model, load_pyramid(pyramid, body_model is not None, len(self.body_model.v_template)), joints
         )
@@ -319,7 +320,7 @@ class HMDiff(LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any] | None:
+    def validation_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> StepOutputs | None:
         """The losses on fixed draws, the prior's error, and a few samples with few steps, scored."""
         name = self.trainer.datamodule.val_names[dataloader_idx]  # type: ignore[attr-defined]
         losses = self._losses(batch, torch.Generator().manual_seed(self.seed + batch_idx))
@@ -331,7 +332,7 @@ class HMDiff(LightningModule):
         """Logs ``val/<set>/<metric>``."""
         self.log_dict(self.scores.compute("val"), add_dataloader_idx=False)
 
-    def test_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any] | None:
+    def test_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> StepOutputs | None:
         """All samples and the final mesh, scored by the protocol."""
         name = self.trainer.datamodule.test_names[dataloader_idx]  # type: ignore[attr-defined]
         return self._score(batch, "test", name, self.num_hypotheses, self.sampling)
@@ -349,6 +350,17 @@ class HMDiff(LightningModule):
             "samples_rel": meshes.samples,
             "transl": meshes.transl,
         }
+
+    def denoised(self, sample: PoseSample, levels: Sequence[float]) -> Denoised | None:
+        """What g makes of a true mesh at several noise levels, for the dashboard."""
+        network, known = self.denoiser, known_bodies(sample)
+        if network is None or self.estimator == "single_step" or not (known is None or bool(known)):
+            return None
+        coarse, f_c = self.truth.coarse_of_level(self.truth.level_vertices(sample)), self.backbone(sample["image"])
+        prepared = network.prepare(f_c, self.pose_head(f_c)).repeat(len(levels))
+        h_0 = (coarse - self.mesh.joints(coarse)[:, :1]) / self.unit
+        of = self.schedule, h_0, levels, lambda h, k: network(h, k, prepared), lambda h: self.mesh.joints(self.unit * h)
+        return denoise_once(*of, self.sampled_joints, self.prediction_type)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam (Sec. 5)."""
@@ -443,7 +455,7 @@ class HMDiff(LightningModule):
         prepared = network.prepare(f_c, prior)
         if self.estimator == "single_step":
             centre, images = self._single_step(network, prepared).float(), slice(None)
-            share = self._share_of_training()
+            share = share_of_training(self.trainer)
             losses = geometry_losses(self.mesh, self.loss_weights, share, centre, h_0, known)
         else:
             losses = self._diffusion_losses(network, prepared, h_0, known, generator)
@@ -475,7 +487,7 @@ class HMDiff(LightningModule):
         estimate = self.unit * self.schedule.to_x0(out, h_k, k, self.prediction_type)  # Eq. (7)
         alpha = self.schedule.alpha_bar(k, h_0).reshape(-1).to(h_0.dtype)
         row_weight = alpha if weights.x0 == "alpha" else None
-        share = self._share_of_training()
+        share = share_of_training(self.trainer)
         geometry = geometry_losses(self.mesh, weights, share, estimate, self.unit * repeated, of_rows, row_weight)
         return {"diffusion": weights.diffusion * mean_of_known((out - wanted).square(), of_rows)} | geometry
 
@@ -498,33 +510,18 @@ class HMDiff(LightningModule):
             losses["upsampled"] = weights.final * vertex_loss(raised, fine, known)
         return losses
 
-    def _share_of_training(self) -> float:
-        """How much of the optimiser's steps is done: 0 of a training without end, all where nothing is trained."""
-        if self.trainer.state.fn != TrainerFn.FITTING:
-            return 1.0
-        total = self.trainer.estimated_stepping_batches
-        return self.trainer.global_step / total if total not in (-1, float("inf")) and total else 0.0
-
     def _training_centre(
         self, f_c: Tensor, prior: PoseDistribution, K: Tensor, images: slice, generator: torch.Generator | None
     ) -> Float[Tensor, "images vertices 3"]:
         """The centre of a few samples of some images: what the final MLP will be given, made by g as it is now."""
         with torch.no_grad():
             drawn = torch.Generator().manual_seed(int(torch.randint(2**31, (), generator=generator)))
-            few = self._samples(
-                f_c[images],
-                prior.take(images),
-                K[images],
-                self.final_samples,
-                self.final_sampling,
-                Alignment(of="nothing"),
-                drawn,
-            )
-            return few.mean(dim=1)
+            few = f_c[images], prior.take(images), K[images], self.final_samples, self.final_sampling
+            return self._samples(*few, Alignment(of="nothing"), drawn).mean(dim=1)
 
     def _score(
         self, batch: PoseSample, stage: str, name: str, num_samples: int, sampling: Sampling
-    ) -> dict[str, Any] | None:
+    ) -> StepOutputs | None:
         """Adds prior and meshes to the metrics; None where there are no meshes yet."""
         path = f"{stage}/{name}"
         meshes: Meshes | None = None
@@ -538,4 +535,14 @@ class HMDiff(LightningModule):
             return None
         joints = self.scores.update(path, batch, meshes.final, meshes.samples)
         best = torch.zeros(len(joints), dtype=torch.int64, device=joints.device)  # there is one final mesh
-        return {"joints_rel": joints - joints[:, :, :1], "best": best, "joint_set": self.scores.joint_set}
+        target, known, _ = self.scores._true(path, batch)
+        return {
+            "joints_rel": joints - joints[:, :, :1],
+            "best": best,
+            "joint_set": self.scores.joint_set,
+            "pose": joints[:, 0],
+            "target": target,
+            "known": known,
+            "samples_rel": self.mesh.joints(meshes.samples),
+            "vertices": lambda rows: self.upsample(meshes.final[rows]) + meshes.transl[rows, None],
+        }

@@ -1,6 +1,6 @@
 """ScoreHMR's data: people with 2D keypoints, SMPL parameters, and what belongs together (views, videos)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader, Dataset
 from posecore.body.skeletons import COCO_17
 from posecore.data.base import PoseDataset
 from posecore.data.datamodule import PoseDataModule
-from posecore.data.fit_input import FitDataset, FitInput
 from posecore.data.grouping import WholeGroups
+from posecore.data.predict_dataset import PredictDataset
+from posecore.data.predict_input import NO_KEYPOINTS, PredictInput
 from posecore.data.sample import PoseSample
 from posecore.data.transforms import flip_sample, truncate_keypoints
 from posecore.training.step_seed import step_seed
@@ -29,7 +30,7 @@ class ScoreHMRDataModule(PoseDataModule):
         train: Training sets.
         val: Validation sets by name.
         test: Test sets by name.
-        predict: What `predict` reads: a keypoint file, cameras, photographs.
+        predict: What `predict` reads: 2D keypoints, cameras, photographs or a video.
         predict_start: Predictions of the same people to start from: a ``predictions.npz`` of this or another method.
         batch_size: People per batch and process, of every loader.
         num_workers: Loader processes.
@@ -50,7 +51,7 @@ class ScoreHMRDataModule(PoseDataModule):
         train: list[Callable[[Path], PoseDataset]] | None = None,
         val: dict[str, Callable[[Path], PoseDataset]] | None = None,
         test: dict[str, Callable[[Path], PoseDataset]] | None = None,
-        predict: FitInput | None = None,
+        predict: PredictInput | None = None,
         predict_start: Path | None = None,
         batch_size: int = 128,
         num_workers: int = 0,
@@ -67,6 +68,7 @@ class ScoreHMRDataModule(PoseDataModule):
             train=train,
             val=val,
             test=test,
+            predict=predict,
             batch_size=batch_size,
             num_workers=num_workers,
             train_weights=train_weights,
@@ -80,7 +82,6 @@ class ScoreHMRDataModule(PoseDataModule):
             if not 0 <= prob <= 1:
                 raise ValueError(f"{name} must be a probability, got {prob}")
         self.probs = probs
-        self.predict = predict
         self.predict_start = predict_start
         self.group_keys: tuple[str, ...] = ()
         """What rows of a batch must not be parted by; the model sets it, since its terms know."""
@@ -97,21 +98,31 @@ class ScoreHMRDataModule(PoseDataModule):
         made = self.predict_set is not None
         super().setup(stage)
         if self.predict_set is not None and not made and self.predict_start is not None:
-            start = read_start(self.predict_start, cast(FitDataset, self.predict_set))
+            start = read_start(self.predict_start, self.predict_set)
             self.predict_set.samples = cast(PoseSample, {**self.predict_set.samples, **start})
 
+    def _read_predict(self) -> PredictDataset:
+        """The people with a row for every frame of a track that a fit fills in, and no constructed keypoint."""
+        if self.predict is None:
+            raise ValueError(NO_KEYPOINTS)
+        return self.predict.dataset(self.joint_set.name, copies_only=True, needs="keypoints", fill_gaps=True)
+
     def predict_dataloader(self) -> DataLoader[PoseSample]:
-        """The people of the keypoint file, whole groups together."""
+        """The rows of the predict set, whole groups together; a group is left out if all of its rows are done.
+
+        Raises:
+            ValueError: There is nothing to predict.
+        """
         if self.predict_set is None:
-            raise ValueError("predict: nothing to predict; give a FitInput, and call setup('predict')")
-        return self._whole_groups(self.predict_set)
+            raise ValueError("predict: nothing to predict; give a PredictInput, and call setup('predict')")
+        return self._whole_groups(self.predict_set, self.predict_done)
 
     def _loader(self, dataset: Dataset[PoseSample], **options: Any) -> DataLoader[PoseSample]:
         grouped = self.group_keys and "sampler" not in options  # training knows no groups
         return self._whole_groups(cast(PoseDataset, dataset)) if grouped else super()._loader(dataset, **options)
 
-    def _whole_groups(self, dataset: PoseDataset) -> DataLoader[PoseSample]:
-        groups = WholeGroups(dataset, self.group_keys, self.batch_size)
+    def _whole_groups(self, dataset: PoseDataset, done: Collection[int] = ()) -> DataLoader[PoseSample]:
+        groups = WholeGroups(dataset, self.group_keys, self.batch_size, done)
         return DataLoader(groups, batch_size=None, num_workers=self.num_workers)
 
     def on_after_batch_transfer(self, batch: PoseSample, dataloader_idx: int) -> PoseSample:

@@ -20,8 +20,10 @@ from posecore.fitting.gaps import interpolate_gaps
 from posecore.metrics.pose import ProtocolMetric
 from posecore.metrics.protocols import get_protocol
 from posecore.training.checkpoints import check_stamp, load_weights, resolve_weights, stamp
+from posecore.training.denoising_strips import Denoised, denoise_once
 from posecore.training.progress import progress_bar
 from posecore.training.schedules import warmup_schedule
+from posecore.training.step_outputs import StepOutputs
 from scorehmr.features import CachedFeatures, KeypointFeatures, Standardizer
 from scorehmr.fitting import FitResult, FitSettings, fit, reprojection_px
 from scorehmr.guidance import TermWeights
@@ -232,7 +234,7 @@ class ScoreHMR(LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+    def validation_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> StepOutputs:
         """The losses (the denoiser's on fixed draws), and the fit with its scores."""
         name = self.trainer.datamodule.val_names[dataloader_idx]  # type: ignore[attr-defined]
         if self.part == "regressor":
@@ -247,7 +249,7 @@ class ScoreHMR(LightningModule):
         """Logs ``val/<set>/<metric>`` and ``val/<set>/start_<metric>``."""
         self._log_scores(self.val_metrics, "val")
 
-    def test_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+    def test_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> StepOutputs:
         """The fit, scored by the protocol."""
         name = self.trainer.datamodule.test_names[dataloader_idx]  # type: ignore[attr-defined]
         return self._score(batch, self.test_metrics, name)
@@ -267,6 +269,23 @@ class ScoreHMR(LightningModule):
             out[f"{prefix}transl"] = estimate.transl
             out[f"{prefix}reprojection_error_px"] = reprojection_px(estimate, self.keypoint_body, *seen)
         return out
+
+    def denoised(self, sample: PoseSample, levels: Sequence[float]) -> Denoised | None:
+        """What the denoiser makes of a true body at several noise levels, for the dashboard."""
+        if "body_pose" not in sample or not bool(sample.get("has_pose", True)):
+            return None
+        true = self._true(sample)
+        cond = self.standardizer(self.features(sample))
+
+        def predicted(x_t: Tensor, t: Tensor) -> Tensor:
+            return cast(Tensor, self.diffusion(x_t, t, cond.expand(len(x_t), -1)))
+
+        def joints(x: Tensor) -> Tensor:
+            people = true.take(torch.zeros(len(x), dtype=torch.long))
+            return PosedPeople(self.diffusion.decode(x, people), self.scored_body).joints_cam
+
+        x_0, joint_set = self.diffusion.encode(true), self.scored_body.joint_set
+        return denoise_once(self.schedule, x_0, levels, predicted, joints, joint_set)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, of the part that is trained."""
@@ -326,21 +345,25 @@ class ScoreHMR(LightningModule):
             batch.get("has_betas"),
         )
 
-    def _score(self, batch: PoseSample, metrics: nn.ModuleDict, name: str) -> dict[str, Any]:
+    def _score(self, batch: PoseSample, metrics: nn.ModuleDict, name: str) -> StepOutputs:
         result: FitResult = self(batch)
         truth = batch["joints_smpl24_cam" if self.protocol.joint_set == "smpl24" else "joints_cam"]
         poses = []
+        mask = batch.get("joints_known") if self.protocol.joint_set != "smpl24" else None
         for prefix, estimate in (("start_", result.start), ("", result.fitted)):
             joints = PosedPeople(estimate, self.scored_body).joints_cam
             poses.append(joints - joints[:, :1])
             for rows in self._clips(batch):
-                mask = batch.get("joints_known")
-                known = None if mask is None or self.protocol.joint_set == "smpl24" else mask[rows]
+                known = None if mask is None else mask[rows]
                 cast(ProtocolMetric, metrics[f"{name}/{prefix}"]).update(joints[rows][:, None], truth[rows], known)
         return {
             "joints_rel": torch.stack(poses, dim=1),
             "best": torch.ones(len(truth), dtype=torch.long),
             "joint_set": self.scored_body.joint_set,
+            "pose": joints,
+            "target": truth,
+            "known": mask,
+            "samples_rel": poses[-1][:, None],  # a fit has one answer
         }
 
     def _clips(self, batch: PoseSample) -> Sequence[Tensor]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from posecore.body.named_joints import NamedJoints
-from posecore.data.fit_input import FitDataset
+from posecore.data.predict_dataset import PredictDataset
 from posecore.data.sample import PoseSample
 from posecore.export.predictions import read_predictions
 from posecore.export.smpl_predictions import FORMAT, read_smpl_predictions
@@ -63,7 +63,7 @@ def cached_start(batch: PoseSample) -> SMPLEstimate | None:
     )
 
 
-def read_start(path: Path, data: FitDataset) -> dict[str, Tensor]:
+def read_start(path: Path, data: PredictDataset) -> dict[str, Tensor]:
     """Another method's predictions of the same people as ``start_...`` rows of a sample.
 
     Both kinds that this project's `predict` writes will do: SMPL parameters, and 3D joints (ZeDO, DiffuPose), to which

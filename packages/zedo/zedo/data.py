@@ -10,7 +10,7 @@ from torch import Tensor
 
 from posecore.data.base import PoseDataset
 from posecore.data.datamodule import PoseDataModule
-from posecore.data.keypoint_dataset import KeypointInput
+from posecore.data.predict_input import PredictInput
 from posecore.data.sample import PoseSample
 from posecore.data.transforms import flip_joints, rotate_joints
 from posecore.geometry.rotation import random_rotmat
@@ -25,7 +25,7 @@ class ZeDODataModule(PoseDataModule):
         train: Training sets; their ``joints_rel`` is all that is used.
         val: Validation sets by name.
         test: Test sets by name.
-        predict: What `predict` reads: a keypoint file, the camera, a photograph.
+        predict: What `predict` reads: 2D keypoints, cameras, photographs or a video.
         batch_size: Poses per batch and process, of every loader.
         num_workers: Loader processes.
         train_weights: Share of each training set; by size where None.
@@ -40,7 +40,7 @@ class ZeDODataModule(PoseDataModule):
         train: list[Callable[[Path], PoseDataset]] | None = None,
         val: dict[str, Callable[[Path], PoseDataset]] | None = None,
         test: dict[str, Callable[[Path], PoseDataset]] | None = None,
-        predict: KeypointInput | None = None,
+        predict: PredictInput | None = None,
         batch_size: int = 1024,
         num_workers: int = 0,
         train_weights: list[float] | None = None,

@@ -1,6 +1,7 @@
 """ZeDO as a LightningModule: trains the pose prior, runs the optimiser in the loop."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -10,16 +11,19 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from posecore.body.skeletons import get_joint_set
 from posecore.data.sample import PoseSample, group_names
 from posecore.metrics.pose import ProtocolMetric
 from posecore.metrics.protocols import get_protocol
 from posecore.training.checkpoints import check_stamp, load_weights, resolve_weights, stamp
+from posecore.training.denoising_strips import Denoised
 from posecore.training.progress import progress_bar
 from posecore.training.schedules import warmup_schedule
+from posecore.training.step_outputs import StepOutputs
 from zedo.anchors import AnchorSource, kmeans_poses, random_poses, read_poses
 from zedo.losses import denoising_score_matching_loss
 from zedo.network import ScoreNetwork
-from zedo.prior import BackboneName, generate, make_backbone
+from zedo.prior import BackboneName, DiscreteBackbone, ScoreBackbone, generate, make_backbone
 from zedo.sampler import InitialPose, Loop, Target, ZeDOResult, optimise
 
 METHOD = "zedo"
@@ -189,10 +193,11 @@ class ZeDO(LightningModule):
         """Eq. (3) on augmented root-relative poses; no 2D keypoint or camera is seen."""
         x_t, noise, label = self.backbone.perturb(batch["joints_rel"])
         loss = denoising_score_matching_loss(self.network(x_t, label).to(noise.dtype), noise)
-        self.log("train/loss_score", loss, prog_bar=True)
+        self.log("train/loss_score", loss)
+        self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+    def validation_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> StepOutputs:
         """The loss on fixed draws, and the whole of ZeDO."""
         generator = self._generator(batch_idx)
         x_t, noise, label = self.backbone.perturb(batch["joints_rel"], generator)
@@ -205,7 +210,7 @@ class ZeDO(LightningModule):
         """Logs ``val/<set>/<metric>``."""
         self._log_scores(self.val_metrics, "val")
 
-    def test_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+    def test_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> StepOutputs:
         """The whole of ZeDO, scored by the protocol."""
         name = self.trainer.datamodule.test_names[dataloader_idx]  # type: ignore[attr-defined]
         return self._score(batch, self.test_metrics, name)
@@ -222,6 +227,21 @@ class ZeDO(LightningModule):
             "best": result.best,
             "reprojection_error_px": result.reprojection_px,
         }
+
+    def denoised(self, sample: PoseSample, levels: Sequence[float]) -> Denoised | None:
+        """What the prior makes of a true pose at several noise levels, for the dashboard."""
+        x_0, t = sample["joints_rel"], torch.tensor(levels, dtype=torch.float64)
+        if isinstance(self.backbone, DiscreteBackbone):
+            table = self.backbone.schedule.alphas_cumprod.cpu().double()
+            label = (t * len(table)).floor()
+            signal, sigma = table[label.long()].sqrt(), (1 - table[label.long()]).sqrt()
+        else:
+            (signal, sigma), label = cast(ScoreBackbone, self.backbone).sde.marginal(t), 999 * t
+        signal, sigma = (part.to(x_0)[:, None, None] for part in (signal, sigma))
+        noise = torch.randn(len(levels), *x_0.shape[1:], generator=self._generator()).to(x_0)
+        x_t = signal * x_0 + sigma * noise
+        estimate = (x_t - sigma * self.network(x_t, label.to(x_0)).to(noise)) / signal
+        return Denoised(x_0[0], x_t, estimate, get_joint_set(self.protocol.joint_set))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam with a linear warm-up, then cosine decay to zero over the run (or a constant rate)."""
@@ -242,13 +262,18 @@ class ZeDO(LightningModule):
         if self.weights is not None:
             load_weights(resolve_weights(self.weights, Path(__file__).parent), self, METHOD)
 
-    def _score(self, batch: PoseSample, metrics: nn.ModuleDict, name: str) -> dict[str, Tensor]:
+    def _score(self, batch: PoseSample, metrics: nn.ModuleDict, name: str) -> StepOutputs:
         result = self(batch)
         group = group_names(batch, self.protocol.group_keys)
         chosen = result.joints_rel[torch.arange(len(result.best)), result.best][:, None]
         for rule, pred in (("", result.joints_rel), ("chosen_", chosen)):
             cast(ProtocolMetric, metrics[f"{name}/{rule}"]).update(pred, batch["joints_rel"], group=group)
-        return {"joints_rel": result.joints_rel, "best": result.best}
+        return {
+            "joints_rel": result.joints_rel,
+            "best": result.best,
+            "pose": chosen[:, 0],
+            "target": batch["joints_rel"],
+        }
 
     def _log_scores(self, metrics: nn.ModuleDict, stage: str) -> None:
         for path, metric in metrics.items():

@@ -22,8 +22,8 @@ from posecore.data.crops import (
     raw_crop,
     read_picture,
 )
-from posecore.data.fit_input import FitInput
 from posecore.data.mixing import JoinedDataset
+from posecore.data.predict_input import PredictInput
 from posecore.data.sample import PoseSample
 from posecore.geometry.camera import crop_keypoints, uncrop_keypoints
 from posecore.testing import write_smpl_groups, write_smpl_npz
@@ -319,24 +319,15 @@ def keypoint_file(folder: Path, frames: list[int], **fields: Any) -> Path:
 
 def test_photographs_are_cropped_around_keypoints(pictures: list[Path]) -> None:
     folder = pictures[0].parent
-    data = FitInput(keypoint_file(folder, [4, 2]), folder, group="video", max_gap=0, crops=32).dataset("joints44")
+    given = PredictInput(folder, keypoint_file(folder, [4, 2]), group="video", crops=32)
+    data = given.dataset("joints44", True, fill_gaps=True)
     batch = data.__getitems__([1, 0])
     places = {frame: crop(slopes(blue=frame % 3), (50.0 + frame, 56.0), 1.2 * 32, 32) for frame in (2, 4)}
     frames = batch["frame"].tolist()
     assert sorted(frames) == [2, 4]
     torch.testing.assert_close(batch["image"], torch.stack([places[frame] for frame in frames]), atol=0.02, rtol=0)
-    assert "image" not in FitInput(keypoint_file(folder, [4]), folder).dataset("joints44")[0]
-
-
-def test_crops_need_a_photograph_of_every_row(pictures: list[Path]) -> None:
-    folder = pictures[0].parent
-    file = keypoint_file(folder, [1, 4])
-    with pytest.raises(ValueError, match="crops: 2 rows have no photograph to be cut from, '7' in frame 2 among them"):
-        FitInput(file, folder, group="video", crops=32).dataset("joints44")
-    with pytest.raises(ValueError, match="crops: must be at least 1 px and needs photo, got 32 with photo None"):
-        FitInput(file, image_size=(200, 180), crops=32)
-    with pytest.raises(ValueError, match="crops: must be at least 1 px and needs photo, got 0"):
-        FitInput(file, folder, crops=0)
+    assert data.notes[1] == "1 frames without a keypoint within tracks were left out"
+    assert "image" not in PredictInput(folder, keypoint_file(folder, [4])).dataset("joints44")[0]
 
 
 @pytest.mark.parametrize(("size", "margin", "raw"), [(16, 1.5, 24), (20, 1.0, 20), (15, 1.5, 22), (112, 1.5, 168)])
@@ -406,14 +397,13 @@ def check_raw(data: PoseTable, people: list[tuple[dict[str, np.ndarray], int]], 
 def test_photographs_give_raw_crops_and_boxes(pictures: list[Path]) -> None:
     folder = pictures[0].parent
     file = keypoint_file(folder, [4, 2])
-    data = FitInput(file, folder, group="video", max_gap=0, crops=20, crop_margin=1.5).dataset("joints44")
+    given = PredictInput(folder, file, group="video", crops=20, crop_margin=1.5)
+    data = given.dataset("joints44", True)
     batch = data.__getitems__([0, 1])
     for row, frame in enumerate(batch["frame"].tolist()):
         torch.testing.assert_close(batch["box"][row], torch.tensor([50.0 + frame, 56.0, 1.2 * 32]))
         expected = raw_crop(slopes(blue=frame % 3), (50.0 + frame, 56.0), 1.5 * 1.2 * 32, 30)
         assert (batch["image"][row].int() - expected.int()).abs().max() <= 1
-    assert "box" not in FitInput(file, folder, crops=20).dataset("joints44")[0]
-    with pytest.raises(ValueError, match=r"crop_margin: must be at least 1 and needs crops, got 0\.5 of 20"):
-        FitInput(file, folder, crops=20, crop_margin=0.5)
-    with pytest.raises(ValueError, match=r"crop_margin: must be at least 1 and needs crops, got 1\.5 of None"):
-        FitInput(file, folder, crop_margin=1.5)
+    assert "box" not in PredictInput(folder, file, crops=20).dataset("joints44")[0]
+    with pytest.raises(ValueError, match=r"crop_margin: needs crops, got 1\.5 of None"):
+        PredictInput(folder, file, crop_margin=1.5).dataset("joints44")

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from lightning import LightningModule, Trainer
 from posecore.body.skeletons import COCO_17, H36M_16, H36M_17
 from posecore.data import CMUMocap, PoseDataModule, PoseDataset, PoseSample, PoseTable, SyntheticMotion
 from posecore.data.mixing import EpochSampler, JoinedDataset
+from posecore.data.predict_input import PredictInput
 from posecore.testing import assert_pose_dataset, write_cmu_mocap
 
 
@@ -48,6 +50,30 @@ def test_order_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:
     assert order(3) == order(3)
     assert order(3) != order(4)
     assert order(3) != order(3, seed=1)
+
+
+def test_an_epoch_is_the_same_on_any_number_of_ranks() -> None:
+    """Batch by batch, all ranks together; what does not go round is left out."""
+    whole = list(EpochSampler([5, 20], seed=3))
+    shares = [list(EpochSampler([5, 20], seed=3, num_replicas=3, rank=rank)) for rank in range(3)]
+    assert [len(share) for share in shares] == [8, 8, 8]
+    for start in range(0, 8, 2):  # 3 ranks with batches of 2 are one with batches of 6
+        together = [row for share in shares for row in share[start : start + 2]]
+        assert sorted(together) == sorted(whole[3 * start : 3 * start + 6])
+
+
+def test_an_epoch_continues_where_it_was_left() -> None:
+    sampler = EpochSampler([5, 20], seed=3, num_replicas=2, rank=1)
+    sampler.set_epoch(4)
+    whole = list(sampler)
+    resumed = EpochSampler([5, 20], seed=3, num_replicas=2, rank=1)
+    resumed.start_at(4, 5)
+    resumed.set_epoch(4)  # as Lightning does before every epoch
+    assert list(resumed) == whole[5:]
+    assert len(resumed) == 12
+    resumed.set_epoch(5)
+    sampler.set_epoch(5)
+    assert list(resumed) == list(sampler)
 
 
 def test_mixing_weights_set_the_shares() -> None:
@@ -225,3 +251,28 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     data.setup("fit")
     with pytest.raises(ValueError, match="batch_size: 11 is more than the 10 training samples"):
         data.train_dataloader()
+
+
+def keypoint_file(path: Path, num_people: int) -> Path:
+    keypoints = {name: [10.0 + joint, 20.0] for joint, name in enumerate(COCO_17.joint_names)}
+    people = [{"id": str(number), "keypoints": keypoints} for number in range(num_people)]
+    path.write_text(json.dumps({"joint_set": "coco17", "image_size": [30, 40], "people": people}))
+    return path
+
+
+@pytest.mark.parametrize(("done", "rows"), [([], [[0, 1], [2, 3], [4]]), ([0, 3], [[1, 2], [4]]), (range(5), [])])
+def test_rows_that_are_done_are_not_predicted_again(tmp_path: Path, done: list[int], rows: list[list[int]]) -> None:
+    data = PoseDataModule(predict=PredictInput(keypoints=keypoint_file(tmp_path / "k.json", 5)), batch_size=2)
+    data.setup("predict")
+    data.predict_done = frozenset(done)
+    batches = list(data.predict_dataloader())
+    assert [batch["row"].tolist() for batch in batches] == rows
+    assert [batch["clip"] for batch in batches] == [[str(row) for row in batch] for batch in rows]
+
+
+def test_predict_needs_an_input() -> None:
+    data = PoseDataModule()
+    with pytest.raises(ValueError, match="predict: nothing to predict; give a PredictInput"):
+        data.predict_dataloader()
+    with pytest.raises(ValueError, match=r"data\.predict\.keypoints: `predict` of this method works on 2D keypoints"):
+        data.setup("predict")

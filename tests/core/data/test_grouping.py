@@ -85,3 +85,16 @@ def test_a_loader_gives_the_batches_as_they_are() -> None:
     rows = [batch["row"].tolist() for batch in loader]
     assert sorted(row for batch in rows for row in batch) == list(range(8))
     assert rows[0] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("done", "expected"),
+    [
+        ([0, 1], [[0, 1, 2, 3, 5], [4, 6, 7]]),
+        ([0, 1, 2, 3, 5], [[4, 6, 7]]),
+        ([4, 6, 7, 1], [[0, 1, 2, 3, 5]]),
+        (range(8), []),
+    ],
+)
+def test_groups_are_left_out_when_all_of_their_rows_are_done(done: list[int], expected: list[list[int]]) -> None:
+    assert WholeGroups(dataset(), ("clip",), 5, frozenset(done)).batches == expected

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from posecore.body.skeletons import BODY_25, COCO_17, HALPE_26
+from posecore.body.skeletons import BODY_25, COCO_17, H36M_17, HALPE_26, MPII_16, OPENPOSE_18
 from posecore.data.keypoints import read_keypoints
 
 DEMO_DATA = Path(__file__).parents[3] / "tools" / "demo_data"
@@ -97,6 +97,155 @@ def test_openpose_file_and_folder(tmp_path: Path) -> None:
     assert single.image_size is None
 
 
+@pytest.mark.parametrize(
+    ("version", "key", "num_joints", "joint_set"),
+    [
+        (1.0, "pose_keypoints", 18, OPENPOSE_18),
+        (1.1, "pose_keypoints", 25, BODY_25),
+        (1.2, "pose_keypoints_2d", 18, OPENPOSE_18),
+        (1.3, "pose_keypoints_2d", 25, BODY_25),
+    ],
+)
+def test_openpose_versions(tmp_path: Path, version: float, key: str, num_joints: int, joint_set: Any) -> None:
+    face_only = {"person_id": [4], key: [], "face_keypoints_2d": [1.0, 2.0, 0.5]}
+    content = {"version": version, "people": [{"person_id": [3], key: flat(num_joints)}, face_only]}
+    people = read_keypoints(write(tmp_path / "a_keypoints.json", content))
+    assert (people.joint_set, people.ids, people.num_skipped, people.tracked) == (joint_set, ("3",), 1, True)
+    torch.testing.assert_close(people.keypoints[0], torch.tensor(flat(num_joints)).view(-1, 3)[:, :2])
+    said = f"a_keypoints.json: OpenPose {version}; joint set {joint_set.name}, recognised by {num_joints} joints"
+    assert people.statement.startswith(said)
+    assert "fractions of the picture" in people.statement, "all numbers are below 1"
+
+
+def test_openpose18_is_coco_with_a_neck() -> None:
+    # OpenPose's documentation, "COCO" output; l_eye and r_ear are where they are often mistaken.
+    order = [0, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3]
+    names = [name for name in OPENPOSE_18.joint_names if name != "neck"]
+    assert names == [COCO_17.joint_names[index] for index in order]
+    assert OPENPOSE_18.index("neck") == 1
+
+
+def instance(num_joints: int, seed: int = 0, **more: Any) -> dict[str, Any]:
+    values = np.array(flat(num_joints, seed)).reshape(-1, 3)
+    return {
+        "keypoints": (100 * values[:, :2]).tolist(),
+        "keypoint_scores": values[:, 2].tolist(),
+        "bbox": [[0.0, 0.0, 100.0, 100.0]],
+        "bbox_score": 0.9,
+    } | more
+
+
+@pytest.mark.parametrize(
+    ("dataset_name", "num_joints", "joint_set"),
+    [("coco", 17, COCO_17), ("h36m", 17, H36M_17), ("mpii", 16, MPII_16), ("halpe26", 26, HALPE_26)],
+)
+def test_mmpose_video(tmp_path: Path, dataset_name: str, num_joints: int, joint_set: Any) -> None:
+    info = [
+        {"frame_id": 1, "instances": [instance(num_joints, 0), instance(num_joints, 1)]},
+        {"frame_id": 2, "instances": []},
+        {"frame_id": 3, "instances": [instance(num_joints, 2)]},
+    ]
+    content = {"meta_info": {"dataset_name": dataset_name, "num_keypoints": num_joints}, "instance_info": info}
+    people = read_keypoints(write(tmp_path / "results_clip.json", content))
+    assert (people.joint_set, people.frames, people.ids, people.tracked) == (
+        joint_set,
+        (1, 1, 3),
+        ("0", "1", "0"),
+        False,
+    )
+    np.testing.assert_allclose(people.keypoints[2].numpy(), instance(num_joints, 2)["keypoints"], rtol=1e-6)
+    np.testing.assert_allclose(people.confidence[2].numpy(), instance(num_joints, 2)["keypoint_scores"], rtol=1e-6)
+    assert f"MMPose video, frames 1 to 3, of a network trained for {dataset_name}; joint set" in people.statement
+
+
+def test_mmpose_without_meta_info(tmp_path: Path) -> None:
+    picture = [instance(17, 0), instance(17, 1)]
+    of_demo = {"meta_info": {}, "instance_info": picture}
+    for name, content in (("a", picture), ("b", of_demo)):
+        people = read_keypoints(write(tmp_path / f"{name}.json", content))
+        assert (people.joint_set, people.ids, people.frames) == (COCO_17, ("0", "1"), (0, 0))
+    video = [{"frame_id": 0, "instances": [instance(17, 0, track_id=7)]}]
+    people = read_keypoints(write(tmp_path / "c.json", video))
+    assert (people.ids, people.tracked) == (("7",), True)
+    with pytest.raises(ValueError, match=r"b\.json: holds no person with a seen joint \(0 without\)"):
+        read_keypoints(write(tmp_path / "b.json", of_demo | {"instance_info": []}))
+
+
+@pytest.mark.parametrize(("num_joints", "joint_set"), [(133, COCO_17), (136, HALPE_26)])
+def test_whole_bodies_begin_with_the_body(tmp_path: Path, num_joints: int, joint_set: Any) -> None:
+    item = {"image_id": "a.jpg", "keypoints": [100 * value for value in flat(num_joints)], "score": 1.0}
+    path = write(tmp_path / "a.json", [item])
+    for named in (None, joint_set.name):
+        people = read_keypoints(path, named)
+        assert people.joint_set is joint_set
+        expected = 100 * torch.tensor(flat(num_joints)).view(-1, 3)[: joint_set.num_joints, :2]
+        torch.testing.assert_close(people.keypoints[0], expected)
+    assert f"recognised by {num_joints} joints, of which it has the first" in read_keypoints(path).statement
+    assert f"joint set {joint_set.name}, as named" in read_keypoints(path, joint_set.name).statement
+    with pytest.raises(ValueError, match=rf"entry 0 has {num_joints} joints; 25 are expected \(body25\)"):
+        read_keypoints(path, "body25")
+
+
+@pytest.mark.parametrize(
+    ("names", "frames", "said"),
+    [
+        (["0.jpg", "3.jpg", "12.jpg"], (0, 3, 12), "numbered as in the names"),
+        (["clip_0010.png", "clip_0011.png", "clip_0020.png"], (10, 11, 20), "numbered as in the names"),
+        (["IMG_20.jpg", "DSC_20.jpg", "DSC_30.jpg"], (0, 1, 2), "counted in their order"),
+        (["a.jpg", "b.jpg", "c.jpg"], (0, 1, 2), "counted in their order"),
+        ([397133, 37777, 252219], (0, 1, 2), "counted in their order"),
+    ],
+)
+def test_frames_of_result_lists(tmp_path: Path, names: list[Any], frames: tuple[int, ...], said: str) -> None:
+    items = [{"image_id": name, "keypoints": flat(17, seed), "score": 1.0} for seed, name in enumerate(names)]
+    people = read_keypoints(write(tmp_path / "a.json", items))
+    assert people.frames == frames
+    assert f"COCO results, frames {said}" in people.statement
+
+
+def test_broken_files_of_a_folder(tmp_path: Path) -> None:
+    for frame in range(6):
+        write(
+            tmp_path / f"clip_{frame:04d}_keypoints.json", {"version": 1.3, "people": [{"pose_keypoints_2d": flat(25)}]}
+        )
+    (tmp_path / "clip_0002_keypoints.json").write_text('{"version": 1.3, "peo')
+    write(tmp_path / "clip_0004_keypoints.json", {"people": [{"pose_keypoints_2d": flat(18)}]})
+    people = read_keypoints(tmp_path)
+    assert people.frames == (0, 1, 3, 5)
+    assert [name for name, _ in people.skipped_files] == ["clip_0002_keypoints.json", "clip_0004_keypoints.json"]
+    assert people.skipped_files[0][1].startswith("not a JSON file (Unterminated string")
+    assert people.skipped_files[1][1] == "person 0 has 18 joints; 25 are expected (body25)"
+    assert "folder of 6 OpenPose 1.3 files, frames numbered as in the names" in people.statement
+    assert people.statement.endswith("; 2 files could not be read and were left out")
+    with pytest.raises(ValueError, match=r"clip_0002_keypoints\.json: not a JSON file"):
+        read_keypoints(tmp_path, skip_broken=False)
+    for frame in (0, 1):
+        (tmp_path / f"clip_{frame:04d}_keypoints.json").write_text("")
+    with pytest.raises(
+        ValueError, match=r"clip_0000_keypoints.*not a JSON file.*\(4 of 6 files of .* cannot be read\)"
+    ):
+        read_keypoints(tmp_path)
+
+
+def test_a_broken_first_file_does_not_choose_the_joint_set(tmp_path: Path) -> None:
+    bad = [*flat(18)[:-1], float("nan")]
+    people = [{"pose_keypoints_2d": flat(18)}, {"pose_keypoints_2d": bad}]
+    write(tmp_path / "f_0.json", {"people": people})
+    for frame in (1, 2):
+        write(tmp_path / f"f_{frame}.json", {"people": [{"pose_keypoints_2d": flat(25)}]})
+    assert read_keypoints(tmp_path).joint_set is BODY_25
+
+
+def test_folder_of_mmpose(tmp_path: Path) -> None:
+    write(tmp_path / "a.json", [instance(17, 0)])
+    write(tmp_path / "b.json", [])
+    write(tmp_path / "c.json", {"meta_info": {}, "instance_info": [instance(17, 1), instance(17, 2)]})
+    write(tmp_path / "d.json", {"people": [{"pose_keypoints_2d": flat(25)}]})
+    people = read_keypoints(tmp_path)
+    assert (people.frames, people.image_names, people.tracked) == ((0, 2, 2), ("a", "c", "c"), False)
+    assert people.skipped_files == (("d.json", "a file of OpenPose among files of MMPose"),)
+
+
 def test_simple_by_name(tmp_path: Path) -> None:
     content = simple(camera={"focal_length": 800, "center": [320, 212.5]}, image="photo.png")
     people = read_keypoints(write(tmp_path / "a.json", content))
@@ -164,12 +313,19 @@ def test_hostile_npz_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (coco(num_joints=19), r"annotation 7 has 19 joints; expected 17 \(coco17\), 25 \(body25\), 26 \(halpe26\)"),
+        (
+            coco(num_joints=19),
+            r"annotation 7 has 19 joints; expected 17 \(coco17\), 18 \(openpose18\), 25 \(body25\), 26",
+        ),
         ([{"keypoints": flat(17)}, {"keypoints": flat(26)}], r"entry 1 has 26 joints; 17 are expected \(coco17\)"),
         ([{"keypoints": flat(17)[:-1]}], "entry 0 has 50 numbers; x, y, confidence"),
         ([{"keypoints": ["a"] * 51}], "entry 0 holds something that is not a number"),
         ([{"keypoints": [float("nan"), *flat(17)[1:]]}], "entry 0 holds NaN or infinity"),
-        ({"people": [{"pose_keypoints_2d": flat(18)}]}, r"person 0 has 18 joints; 25 are expected \(body25\)"),
+        ({"people": [{"pose_keypoints_2d": flat(15)}]}, r"person 0 has 15 joints; expected 25 \(body25\), 18 \(open"),
+        (
+            {"people": [{"pose_keypoints": flat(18)}, {"pose_keypoints": flat(25)}]},
+            "person 1 has 25 joints; 18 are exp",
+        ),
         ({"people": []}, "the list of people is empty"),
         ([], "holds no person with a seen joint"),
         ([{"keypoints": [0] * 51}], r"holds no person with a seen joint \(1 without\)"),
@@ -188,6 +344,13 @@ def test_hostile_npz_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (simple(people=[{"keypoints": {"nose": [1, float("nan")]}}]), "joint 'nose' holds NaN or infinity"),
         (simple(people=[{"keypoints": 3}]), "keypoints must be a list or an object"),
         (simple(people=[{"keypoints": {"nose": [1, 2]}, "frame": "x"}]), "frame must be a whole number, not 'x'"),
+        ([instance(17), instance(26)], r"frame 0, instance 1 has 26 joints; 17 are expected \(coco17\)"),
+        (
+            [instance(17, keypoint_scores=[1.0])],
+            r"instance 0 has keypoints of shape \(17, 2\) and keypoint_scores of shape",
+        ),
+        ([{"frame_id": "1", "instances": []}], "frame_id must be a whole number and instances a list of people"),
+        ([{"frame_id": 1, "instances": 5}], r"instances a list of people with keypoints, not 1 and int"),
         (simple(camera=800), "camera must be an object with focal_length"),
         (simple(camera={"focal_length": -1}), "focal_length must be one or two positive numbers"),
         (simple(camera={"focal_length": 1, "center": [1]}), r"camera.center must be \[x, y\]"),

@@ -80,8 +80,8 @@ def test_json_says_what_a_reader_needs(tmp_path: Path) -> None:
     assert person["camera"]["assumed"] is True
     assert person["camera"]["statement"] == "focal length assumed: 800 px"
     assert list(person["joints"]) == content["joint_names"] == list(predictions.joint_set.joint_names)
-    assert person["best_hypothesis"] == 1
-    assert person["joints"]["l_wrist"] == person["hypotheses"][1][predictions.joint_set.index("l_wrist")]
+    assert person["best"] == 1
+    assert person["joints"]["l_wrist"] == person["hypotheses"][1]["joints"][predictions.joint_set.index("l_wrist")]
     np.testing.assert_allclose(
         list(person["joints"].values()), predictions.hypotheses[1, 1].numpy(), atol=6e-7, rtol=1e-6
     )

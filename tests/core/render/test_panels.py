@@ -252,3 +252,25 @@ def test_needs_no_display() -> None:
     # Agg draws into memory; the figures never meet pyplot, which would look for a display.
     assert isinstance(panel().canvas, FigureCanvasAgg)
     assert isinstance(curve_plot([1], {"a": [2]}, "n", "mm").canvas, FigureCanvasAgg)
+
+
+@pytest.mark.parametrize("size", [1e4, float("inf"), float("nan")])
+def test_wild_poses_do_not_make_thousands_of_grid_lines(size: float) -> None:
+    figure = panel(hypotheses=torch.full((1, 3, 17, 3), 1.0) * torch.arange(17)[None, None, :, None] * size)
+    figure_png(figure, dpi=40)
+    for ax in figure.axes:
+        assert len(ax.get_xticks()) + len(ax.get_yticks()) < 50
+
+
+def test_truth_and_overlays_are_drawn() -> None:
+    plain = panel(people=2)
+    truth = torch.rand(2, 17, 3, generator=torch.Generator().manual_seed(1))
+    truth[0, 5] = torch.nan
+    pictures = [np.full((60, 60, 3), shade, dtype=np.uint8) for shade in (50, 150)]
+    full = panel(people=2, image=pictures, truth=truth, overlays=pictures)
+    assert len(full.axes) == len(plain.axes) + 2
+    assert texts(full).count("Body over the photo") == 2
+    assert "truth" in [text.get_text() for text in full.legends[0].get_texts()]
+    assert "truth" not in [text.get_text() for text in plain.legends[0].get_texts()]
+    assert [float(ax.images[0].get_array().mean()) for ax in full.axes if ax.images] == [50, 50, 150, 150]
+    figure_png(full, dpi=40)

@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -18,9 +18,8 @@ from posecore.body.files import load_body_model
 from posecore.body.named_joints import NamedJoints
 from posecore.body.skeletons import BODY_25
 from posecore.body.smpl import SMPLLayer
-from posecore.data.fit_input import FitInput
 from posecore.data.grouping import WholeGroups
-from posecore.data.photo_input import PhotoInput
+from posecore.data.predict_input import PredictInput
 from posecore.data.sample import PoseSample
 from posecore.export.smpl_predictions import read_smpl_predictions
 from posecore.fitting.estimate import PosedPeople, SMPLEstimate
@@ -80,10 +79,11 @@ class Guesser(LightningModule):
 
 
 class ToyData(LightningDataModule):
-    def __init__(self, predict: FitInput | PhotoInput, keys: tuple[str, ...] = ()) -> None:
+    def __init__(self, predict: PredictInput, keys: tuple[str, ...] = ()) -> None:
         super().__init__()
         self.predict, self.keys = predict, keys
-        self.predict_set = predict.dataset("joints44")
+        needs: Literal["keypoints", "people"] = "people" if predict.boxes else "keypoints"
+        self.predict_set = predict.dataset("joints44", copies_only=True, needs=needs, fill_gaps=True)
 
     def predict_dataloader(self) -> DataLoader:
         return DataLoader(WholeGroups(self.predict_set, self.keys, 2), batch_size=None)
@@ -124,10 +124,12 @@ def test_photographs_get_their_people(tmp_path: Path, capsys: pytest.CaptureFixt
         Image.new("RGB", SIZE, "gray").save(photos / f"{name}.png")
     labels = [{"id": "a", "image": "one"}, {"id": "b/c", "image": "two"}, {"id": "d", "image": "one"}]
     file = keypoint_file(tmp_path / "k.json", labels)
-    out = predict(tmp_path, ToyData(FitInput(file, photo=photos, focal_length=200.0)))
+    out = predict(tmp_path, ToyData(PredictInput(keypoints=file, photo=photos, focal_length=200.0)))
+    rows = ("one_a_frame0", "one_d_frame0", "two_b_c_frame0")
     assert names(out) == [
-        "amass/one_a_frame0.npz", "amass/one_d_frame0.npz", "amass/two_b_c_frame0.npz", "overlays/one.png",
-        "overlays/two.png", "panel.png", "predictions.json", "predictions.npz",
+        *(f"amass/{row}.npz" for row in rows), *(f"bvh/{row}.bvh" for row in rows), *(f"glb/{row}.glb" for row in rows),
+        "overlays/one.png", "overlays/two.png", "panel.png", "people.html", "predictions.json", "predictions.npz",
+        "run.json",
     ]  # fmt: skip
     for name in ("one", "two"):
         with Image.open(out / "overlays" / f"{name}.png") as overlay:
@@ -135,12 +137,13 @@ def test_photographs_get_their_people(tmp_path: Path, capsys: pytest.CaptureFixt
             assert len(np.unique(np.asarray(overlay.convert("RGB")).reshape(-1, 3), axis=0)) > 10, "a body is on it"
     text = capsys.readouterr().out
     assert "3 rows of 3 people; mean reprojection error 10.0 px before, 10.0 px after" in text
-    assert f"written: {out}/predictions.json, predictions.npz, amass/, panel.png" in text
+    files = "predictions.json, predictions.npz, amass/, bvh/, people.html, glb/, panel.png, overlays/"
+    assert f"written: {out}/{files}" in text
 
 
 def test_the_numbers_are_the_methods(tmp_path: Path) -> None:
     file = keypoint_file(tmp_path / "k.json", [{"id": str(i), "frame": i} for i in range(5)])
-    out = predict(tmp_path, ToyData(FitInput(file, focal_length=200.0)))
+    out = predict(tmp_path, ToyData(PredictInput(keypoints=file, focal_length=200.0)))
     made = read_smpl_predictions(out / "predictions.npz")
     assert (made.method, made.ids, made.frames, made.fps) == ("Toy", tuple("01234"), tuple(range(5)), None)
     expected = torch.tensor([[0.01 * row, 0.2, 4.0] for row in range(5)])
@@ -150,7 +153,7 @@ def test_the_numbers_are_the_methods(tmp_path: Path) -> None:
     posed = SMPLLayer()(made.betas, made.body_pose, made.global_orient, made.transl)
     torch.testing.assert_close(made.joints, posed.joints, atol=1e-5, rtol=0)
     torch.testing.assert_close(made.reprojection_error_px, 10 + 0.01 * torch.arange(5.0))
-    assert made.settings["keypoints"] == str(file)
+    assert made.source["keypoints"] == str(file)
     assert not made.camera_assumed
     content = json.loads((out / "predictions.json").read_text())
     assert [person["transl"] for person in content["people"]] == [pytest.approx(row) for row in expected.tolist()]
@@ -161,7 +164,7 @@ def test_rows_of_groups_come_back_in_the_inputs_order(tmp_path: Path) -> None:
     labels = [{"id": track, "frame": frame} for frame in (0, 1, 3) for track in ("x", "y")]
     labels += [{"id": "y", "frame": 2}]
     file = keypoint_file(tmp_path / "k.json", labels)
-    data = ToyData(FitInput(file, group="video", fps=25.0, focal_length=200.0), ("clip", "view"))
+    data = ToyData(PredictInput(keypoints=file, group="video", fps=25.0, focal_length=200.0), ("clip", "view"))
     out = predict(tmp_path, data)
     assert names(out / "amass") == ["x.npz", "y.npz"]
     made = read_smpl_predictions(out / "predictions.npz")
@@ -175,7 +178,7 @@ def test_rows_of_groups_come_back_in_the_inputs_order(tmp_path: Path) -> None:
 
 def test_notes_are_printed_on_lines_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = keypoint_file(tmp_path / "k.json", [{"id": "x", "frame": 0}, {"id": "x", "frame": 2}])
-    data = ToyData(FitInput(file, group="video", focal_length=200.0), ("clip", "view"))
+    data = ToyData(PredictInput(keypoints=file, group="video", focal_length=200.0), ("clip", "view"))
     assert data.predict_set.notes
     predict(tmp_path, data)
     lines = capsys.readouterr().out.splitlines()
@@ -186,7 +189,7 @@ def test_notes_are_printed_on_lines_of_their_own(tmp_path: Path, capsys: pytest.
 def test_overlays_can_be_left_out_and_a_full_folder_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", SIZE, "gray").save(tmp_path / "p.png")
     file = keypoint_file(tmp_path / "k.json", [{"id": "x"}])
-    data = ToyData(FitInput(file, photo=tmp_path / "p.png", focal_length=200.0))
+    data = ToyData(PredictInput(keypoints=file, photo=tmp_path / "p.png", focal_length=200.0))
     out = predict(tmp_path, data, pictures=False)
     assert "panel.png" in names(out)
     assert not (out / "overlays").exists()
@@ -202,13 +205,13 @@ def test_hypotheses_of_people_in_boxes(tmp_path: Path, capsys: pytest.CaptureFix
         Image.new("RGB", SIZE, "gray").save(photos / f"{name}.png")
     boxes = tmp_path / "boxes.json"
     boxes.write_text(json.dumps({"one.png": [[50, 20, 110, 110], [0, 0, 40, 90]], "two.png": [[50, 20, 110, 110]]}))
-    given = PhotoInput(photos, boxes=boxes, focal_length=200.0, crops=32)
-    out = predict(tmp_path, ToyData(given), Guesser(), meshes=True)
+    given = PredictInput(photos, boxes=boxes, focal_length=200.0, crops=32)
+    out = predict(tmp_path, ToyData(given), Guesser(), formats=["amass", "obj"], hypotheses=True)
     rows = ("one_0_frame0", "one_1_frame0", "two_0_frame1")
     assert names(out) == [
         *(f"amass/{row}.npz" for row in rows),
-        *(f"meshes/{row}_hyp{k}.obj" for row in rows for k in range(3)),
-        "overlays/one.png", "overlays/two.png", "panel.png", "predictions.json", "predictions.npz",
+        *(f"obj/{row}{which}.obj" for row in rows for which in ("", "_hyp0", "_hyp1", "_hyp2")),
+        "overlays/one.png", "overlays/two.png", "panel.png", "predictions.json", "predictions.npz", "run.json",
     ]  # fmt: skip
     made = read_smpl_predictions(out / "predictions.npz")
     assert made.best is not None
@@ -220,28 +223,28 @@ def test_hypotheses_of_people_in_boxes(tmp_path: Path, capsys: pytest.CaptureFix
     expected = torch.stack([upright @ axis_angle_to_rotmat(torch.tensor([0.0, k / 2, 0.0])) for k in range(3)])
     torch.testing.assert_close(made.global_orient, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(made.hypotheses_global_orient[1], expected, atol=1e-5, rtol=0)
-    assert made.settings["boxes"] == str(boxes)
+    assert made.source["boxes"] == str(boxes)
     people = json.loads((out / "predictions.json").read_text())["people"]
     assert [person["best"] for person in people] == [0, 1, 2]
     assert people[0]["reprojection_error_px"] is None
     # The mesh is the hypothesis, upright: y up, in front of a camera that looks along -z.
     layer = SMPLLayer(load_body_model(), joints=())
     vertices = layer(made.betas[1], made.body_pose[1], expected[2], made.transl[1]).vertices
-    mesh = trimesh.load(out / "meshes" / "one_1_frame0_hyp2.obj", process=False, force="mesh")
+    mesh = trimesh.load(out / "obj" / "one_1_frame0_hyp2.obj", process=False, force="mesh")
     assert isinstance(mesh, trimesh.Trimesh)
     np.testing.assert_allclose(mesh.vertices, vertices.numpy() * [1, -1, -1], atol=1e-4)
     text = capsys.readouterr().out
     assert "3 rows of 2 people, 3 hypotheses each\n" in text
-    assert "amass/, meshes/, panel.png" in text
+    assert "amass/, obj/, panel.png, overlays/" in text
 
 
 def test_hypotheses_of_people_with_keypoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", SIZE, "gray").save(tmp_path / "p.png")
     file = keypoint_file(tmp_path / "k.json", [{"id": "x"}])
-    given = PhotoInput(tmp_path / "p.png", keypoints=file, focal_length=200.0, crops=32)
-    out = predict(tmp_path, ToyData(given), Guesser())
-    assert names(out) == ["amass/p_x_frame0.npz", "overlays/p.png", "panel.png", "predictions.json", "predictions.npz"]
+    given = PredictInput(tmp_path / "p.png", keypoints=file, focal_length=200.0, crops=32)
+    out = predict(tmp_path, ToyData(given), Guesser(), formats=[])
+    assert names(out) == ["overlays/p.png", "panel.png", "predictions.json", "predictions.npz", "run.json"]
     assert "1 rows of 1 people, 3 hypotheses each; mean reprojection error 5.0 px\n" in capsys.readouterr().out
     content = json.loads((out / "predictions.json").read_text())
-    assert content["settings"]["keypoints"] == str(file)
+    assert content["source"]["keypoints"] == str(file)
     assert content["people"][0]["keypoints_2d"]["op_neck"][2] == pytest.approx(0.8)

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from lightning import LightningDataModule, Trainer
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from posecore.body.skeletons import get_joint_set
 from posecore.data.base import PoseDataset, PoseTable, select_joints
-from posecore.data.keypoint_dataset import KeypointDataset, KeypointInput
 from posecore.data.mixing import EpochSampler, JoinedDataset
+from posecore.data.predict_dataset import PredictDataset
+from posecore.data.predict_input import NO_KEYPOINTS, PredictInput
 from posecore.data.sample import PoseSample, group_names
 
 DatasetFactory = Callable[[Path], PoseDataset]
@@ -43,7 +44,7 @@ class PoseDataModule(LightningDataModule):
         train: list[Callable[[Path], PoseDataset]] | None = None,
         val: dict[str, Callable[[Path], PoseDataset]] | None = None,
         test: dict[str, Callable[[Path], PoseDataset]] | None = None,
-        predict: KeypointInput | None = None,
+        predict: PredictInput | None = None,
         batch_size: int = 256,
         num_workers: int = 0,
         train_weights: list[float] | None = None,
@@ -75,7 +76,9 @@ class PoseDataModule(LightningDataModule):
         self.train_set: JoinedDataset | None = None
         self.val_sets: dict[str, PoseDataset] = {}
         self.test_sets: dict[str, PoseDataset] = {}
-        self.predict_set: KeypointDataset | None = None
+        self.predict_set: PredictDataset | None = None
+        self.predict_done: frozenset[int] = frozenset()
+        """Rows of the predict set that are not predicted again; set before the dataloader is made."""
 
     def setup(self, stage: str) -> None:
         """Builds what the stage needs, once.
@@ -91,22 +94,33 @@ class PoseDataModule(LightningDataModule):
         if stage == "test" and not self.test_sets:
             self.test_sets = {name: self._build(f"test.{name}", make) for name, make in self.factories["test"].items()}
         if stage == "predict" and self.predict_set is None:
-            if self.predict is None:
-                raise ValueError("data.predict.keypoints: `predict` needs a keypoint file")
-            self.predict_set = self.predict.dataset(self.joint_set.name)
+            self.predict_set = self._read_predict()
+
+    def _read_predict(self) -> PredictDataset:
+        """What `predict` is given, as the method needs it."""
+        if self.predict is None:
+            raise ValueError(NO_KEYPOINTS)
+        return self.predict.dataset(self.joint_set.name, needs="keypoints")
 
     def train_dataloader(self) -> DataLoader[PoseSample]:
         """Shuffled training batches; the last, smaller one is dropped. The order depends on seed and epoch alone.
 
+        A run that is resumed in the middle of an epoch gets the batches that it has not seen; no other is read.
+
         Raises:
-            ValueError: if there is no training set, or it is smaller than a batch.
+            ValueError: if there is no training set, or a process's share of it is smaller than a batch.
         """
         if self.train_set is None:
             raise ValueError("train: no training sets; name at least one factory, and call setup('fit')")
-        if len(self.train_set) < self.batch_size:
-            raise ValueError(f"batch_size: {self.batch_size} is more than the {len(self.train_set)} training samples")
         sizes = [len(dataset) for dataset in self.train_set.datasets]
-        sampler = EpochSampler(sizes, self.train_weights, self.seed)
+        ranks = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+        sampler = EpochSampler(sizes, self.train_weights, self.seed, *ranks)
+        if len(sampler) < self.batch_size:
+            share = "" if ranks[0] == 1 else f" of each of {ranks[0]} processes"
+            raise ValueError(f"batch_size: {self.batch_size} is more than the {len(sampler)} training samples{share}")
+        if self.trainer is not None:
+            epoch, batch = next_batch(self.trainer)
+            sampler.start_at(epoch, batch * self.batch_size)
         return self._loader(self.train_set, sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> list[DataLoader[PoseSample]]:
@@ -118,10 +132,15 @@ class PoseDataModule(LightningDataModule):
         return [self._loader(self.test_sets[name]) for name in self.test_names]
 
     def predict_dataloader(self) -> DataLoader[PoseSample]:
-        """The people of the keypoint file, in the file's order."""
+        """The rows of the predict set that are not done, in its order; ``row`` says which.
+
+        Raises:
+            ValueError: if there is nothing to predict.
+        """
         if self.predict_set is None:
-            raise ValueError("predict: nothing to predict; give a KeypointInput, and call setup('predict')")
-        return self._loader(self.predict_set)
+            raise ValueError("predict: nothing to predict; give a PredictInput, and call setup('predict')")
+        rows = [row for row in range(len(self.predict_set)) if row not in self.predict_done]
+        return self._loader(Subset(self.predict_set, rows))
 
     def groups(self, name: str, keys: tuple[str, ...]) -> list[str]:
         """Names of the groups of a validation or test set, sorted; empty where there are no keys.
@@ -165,6 +184,16 @@ class PoseDataModule(LightningDataModule):
             persistent_workers=self.num_workers > 0,
             **options,
         )
+
+
+def next_batch(trainer: Trainer) -> tuple[int, int]:
+    """Epoch and number of the training batch that comes next: (0, 0) in a new run, anywhere in a resumed one."""
+    progress, batches = trainer.fit_loop.epoch_progress.current, trainer.fit_loop.epoch_loop.batch_progress
+    if progress.ready == progress.processed:  # between epochs
+        return progress.processed, 0
+    if batches.is_last_batch:
+        return progress.processed + 1, 0
+    return progress.processed, batches.current.ready
 
 
 def _identity(batch: Any) -> Any:

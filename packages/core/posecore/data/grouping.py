@@ -1,6 +1,6 @@
 """Batches that keep together what belongs together: the views of an instant, the frames of a video."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,12 +43,13 @@ class WholeGroups(Dataset[PoseSample]):
         dataset: The rows.
         keys: What rows of a group agree in.
         max_rows: Rows of a batch, unless a single group has more.
+        done: Groups whose rows are all in it are left out.
 
     Raises:
         ValueError: A key is missing.
     """
 
-    def __init__(self, dataset: PoseDataset, keys: Sequence[str], max_rows: int) -> None:
+    def __init__(self, dataset: PoseDataset, keys: Sequence[str], max_rows: int, done: Collection[int] = ()) -> None:
         self.dataset = dataset
         # A table's labels are at hand; asking for all rows would read all pictures.
         rows = dataset.samples if isinstance(dataset, PoseTable) else dataset.__getitems__(range(len(dataset)))
@@ -56,6 +57,8 @@ class WholeGroups(Dataset[PoseSample]):
         order = group.argsort(stable=True)
         self.batches: list[list[int]] = []
         for members in order.split(group.bincount().tolist()):
+            if all(row in done for row in members.tolist()):
+                continue
             if not self.batches or len(self.batches[-1]) + len(members) > max_rows:
                 self.batches.append([])
             self.batches[-1] += members.tolist()

@@ -4,7 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
-from torch.utils.data import Sampler
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import DistributedSampler
 
 from posecore.data.base import PoseDataset
 from posecore.data.sample import PoseSample, concatenate, take
@@ -45,35 +47,59 @@ class JoinedDataset(PoseDataset):
         return parts[0] if len(parts) == 1 else take(concatenate(parts), order.argsort())
 
 
-class EpochSampler(Sampler[int]):
-    """Random order of rows that depends on seed and epoch alone, so a resumed run continues the same order.
+class EpochSampler(DistributedSampler[int]):
+    """Random order of rows that depends on seed and epoch alone, shared out over ranks as cards are dealt.
 
-    Lightning calls ``set_epoch`` before every epoch, and shares the order out over ranks.
+    Batch b of all ranks together is the same rows whatever the number of ranks, as long as their batches together have
+    the same size. No row is repeated to make ranks even: what is left over is left out of this epoch. It is a
+    ``DistributedSampler`` so that Lightning puts no other one around it; Lightning calls ``set_epoch`` before every
+    epoch.
 
     Args:
         sizes: rows of each dataset.
         weights: share of each dataset in the drawn rows, drawn with replacement; None takes every row once.
         seed: changes the order.
+        num_replicas: number of ranks.
+        rank: whose rows.
     """
 
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float] | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        weights: Sequence[float] | None = None,
+        seed: int = 0,
+        num_replicas: int = 1,
+        rank: int = 0,
+    ) -> None:
         self.sizes = torch.tensor(sizes)
+        total = int(self.sizes.sum())
+        super().__init__(range(total), num_replicas, rank, seed=seed)  # type: ignore[arg-type]
         self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
-        self.seed = seed
-        self.epoch = 0
+        self.done = 0
+
+    def start_at(self, epoch: int, done: int) -> None:
+        """Selects an epoch of which this rank has seen ``done`` rows, which a resumed run does not read again."""
+        self.epoch, self.done = epoch, done
 
     def set_epoch(self, epoch: int) -> None:
-        """Selects the order of an epoch."""
-        self.epoch = epoch
+        """Selects the order of an epoch, from its beginning if it is a new one."""
+        if epoch != self.epoch:
+            self.start_at(epoch, 0)
 
     def __len__(self) -> int:
-        return int(self.sizes.sum())
+        """Rows of the whole epoch, also where it starts in the middle: Lightning counts batches from the beginning."""
+        return len(self.dataset) // self.num_replicas
 
     def __iter__(self) -> Iterator[int]:
+        mine = self._order()[self.rank :: self.num_replicas][: len(self)]
+        return iter(mine[self.done :].tolist())
+
+    def _order(self) -> Int[Tensor, " rows"]:
+        total = len(self.dataset)
         generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
         if self.weights is None:
-            return iter(torch.randperm(len(self), generator=generator).tolist())
-        dataset = torch.multinomial(self.weights, len(self), replacement=True, generator=generator)
-        row = (torch.rand(len(self), dtype=torch.float64, generator=generator) * self.sizes[dataset]).long()
+            return torch.randperm(total, generator=generator)
+        dataset = torch.multinomial(self.weights, total, replacement=True, generator=generator)
+        row = (torch.rand(total, dtype=torch.float64, generator=generator) * self.sizes[dataset]).long()
         starts = self.sizes.cumsum(0) - self.sizes
-        return iter((starts[dataset] + row).tolist())
+        return starts[dataset] + row

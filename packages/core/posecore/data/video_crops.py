@@ -72,7 +72,7 @@ class VideoCrops(PersonCrops):
 
 
 def read_frame(path: Path, number: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Frame ``number`` of a video as a full decode shows it, from 0, sRGB. The video stays open for the next frame.
+    """Frame ``number`` of a video as a full decode shows it, from 0, upright, sRGB. The video stays open for the next.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -92,6 +92,13 @@ def read_frame(path: Path, number: int) -> UInt8[np.ndarray, "height width 3"]:
         _opened.key = key
     picture: np.ndarray = _opened.video.read(number)
     return picture
+
+
+def upright_frame(frame: Any) -> UInt8[np.ndarray, "height width 3"]:
+    """A decoded frame of av as it is looked at, turned as the video's rotation says, sRGB."""
+    # One thread: a fork waits for ever for those of a conversion that its parent made.
+    picture: np.ndarray = frame.to_ndarray(format="rgb24", threads=1)
+    return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90)))
 
 
 class _Video:
@@ -161,9 +168,7 @@ class _Video:
         try:
             for found, frame in self.following:
                 if found == number:
-                    # One thread: a fork waits for ever for those of a conversion that its parent made.
-                    picture: np.ndarray = frame.to_ndarray(format="rgb24", threads=1)
-                    return picture
+                    return upright_frame(frame)
                 if found > number:
                     break
         except self.broken as error:

@@ -5,6 +5,8 @@ from posecore.export.body_motion import BodyMotion
 from posecore.export.bvh import write_bvh
 from posecore.export.files import OutputFolder, atomic_write, write_bytes, write_text
 from posecore.export.gltf import write_animated_glb
+from posecore.export.html import write_html
+from posecore.export.html_scene import Scene, SceneBodies, SceneCamera, SceneMeshes, SceneSkeletons
 from posecore.export.joint_angles import write_joint_angles
 from posecore.export.meshes import write_glb, write_mesh, write_obj, write_ply
 from posecore.export.predictions import (
@@ -26,6 +28,11 @@ __all__ = [
     "OutputFolder",
     "PosePredictions",
     "SMPLPredictions",
+    "Scene",
+    "SceneBodies",
+    "SceneCamera",
+    "SceneMeshes",
+    "SceneSkeletons",
     "atomic_write",
     "read_predictions",
     "read_smpl_predictions",
@@ -34,6 +41,7 @@ __all__ = [
     "write_bvh",
     "write_bytes",
     "write_glb",
+    "write_html",
     "write_joint_angles",
     "write_mesh",
     "write_obj",

@@ -1,18 +1,8 @@
 """Predicted 3D joints as files: JSON to read anywhere and npz with the same arrays, and back.
 
-The JSON (format ``humandiff-joints/1``)::
-
-    {
-      "format": "humandiff-joints/1", "method": "...", "unit": "metre",
-      "frame": "camera: x right, y down, z forward", "joint_set": "h36m17", "joint_names": [...], "parents": [...],
-      "people": [{
-        "id": "0", "frame": 0, "image": "skier.jpg", "image_size": [640, 425],
-        "camera": {"K": [[fx, 0, cx], ...], "assumed": true, "statement": "..."},
-        "best_hypothesis": 3, "joints": {"pelvis": [x, y, z], ...},
-        "reprojection_error_px": [...one per hypothesis], "hypotheses": [[[x, y, z], ...], ...],
-        "keypoints_2d": {"pelvis": [x, y, confidence], ...}
-      }]
-    }
+The JSON (format ``humandiff-joints/2``) is that of :mod:`posecore.export.prediction_json`; a person has
+``"hypotheses": [{"joints": [[x, y, z], ...], "reprojection_error_px": 4.2}, ...]``, whose number ``"best"`` are the
+person's own ``"joints"``.
 """
 
 import json
@@ -27,12 +17,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from posecore.body.skeletons import JointSet, get_joint_set
-from posecore.export.files import atomic_write, write_text
+from posecore.export.files import atomic_write
+from posecore.export.prediction_json import FRAME, UNIT, json_text, rounded, rounded_or_null, write_json
 
-FORMAT = "humandiff-joints/1"
-UNIT = "metre"
-FRAME = "camera: x right, y down, z forward"
-_DECIMALS = 6  # micrometres: finer than any of these methods, and a third of the characters
+FORMAT = "humandiff-joints/2"
 
 
 @dataclass(frozen=True)
@@ -75,13 +63,20 @@ class PosePredictions:
     frames: tuple[int, ...]
     image_names: tuple[str, ...]
     image_size: Float[Tensor, "people 2"] | None = None
+    views: tuple[int, ...] = ()
+    fps: float | None = None
+    pick: str = ""
+    source: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         people, hypotheses, joints = self.hypotheses.shape[:3]
         if joints != self.joint_set.num_joints:
             raise ValueError(f"hypotheses have {joints} joints; {self.joint_set.name} has {self.joint_set.num_joints}")
-        for name in ("ids", "frames", "image_names"):
+        if not self.views:
+            object.__setattr__(self, "views", (0,) * people)
+        for name in ("ids", "frames", "views", "image_names"):
             if len(getattr(self, name)) != people:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries for {people} people")
         for name in ("hypotheses", "keypoints_2d_px", "confidence", "K"):
@@ -106,48 +101,19 @@ def write_predictions_json(path: Path | str, predictions: PosePredictions) -> No
         OSError: If the file cannot be written.
         ValueError: If ``settings`` hold something that JSON cannot.
     """
-    names = predictions.joint_set.joint_names
-    best = predictions.best.tolist()
-    hypotheses = _rounded(predictions.hypotheses)
-    errors = _rounded(predictions.reprojection_error_px)
-    keypoints = _rounded(torch.cat([predictions.keypoints_2d_px, predictions.confidence[..., None]], dim=-1))
-    intrinsics = _rounded(predictions.K)
-    people = []
-    for row in range(len(predictions)):
-        people.append(
-            {
-                "id": predictions.ids[row],
-                "frame": predictions.frames[row],
-                "image": predictions.image_names[row],
-                "image_size": None if predictions.image_size is None else predictions.image_size[row].tolist(),
-                "camera": {
-                    "K": intrinsics[row],
-                    "assumed": predictions.camera_assumed,
-                    "statement": predictions.camera_statement,
-                },
-                "best_hypothesis": best[row],
-                "joints": dict(zip(names, hypotheses[row][best[row]], strict=True)),
-                "reprojection_error_px": [None if error != error else error for error in errors[row]],
-                "hypotheses": hypotheses[row],
-                "keypoints_2d": dict(zip(names, keypoints[row], strict=True)),
-            }
-        )
-    content = {
-        "format": FORMAT,
-        "method": predictions.method,
-        "unit": UNIT,
-        "frame": FRAME,
-        "joint_set": predictions.joint_set.name,
-        "joint_names": list(names),
-        "parents": list(predictions.joint_set.parents),
-        "settings": predictions.settings,
-        "people": people,
+    names, best = predictions.joint_set.joint_names, predictions.best.tolist()
+    joints = rounded(predictions.hypotheses)
+    errors = [rounded_or_null(row) for row in predictions.reprojection_error_px]
+    columns = {
+        "joints": [dict(zip(names, row[number], strict=True)) for row, number in zip(joints, best, strict=True)],
+        "reprojection_error_px": [row[number] for row, number in zip(errors, best, strict=True)],
+        "best": best,
+        "hypotheses": [
+            [{"joints": one, "reprojection_error_px": error} for one, error in zip(*both, strict=True)]
+            for both in zip(joints, errors, strict=True)
+        ],
     }
-    try:
-        text = json.dumps(content, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"settings must hold finite JSON values only: {error}") from error
-    write_text(path, text + "\n")
+    write_json(path, predictions, {"format": FORMAT}, predictions.joint_set, columns)
 
 
 def write_predictions_npz(path: Path | str, predictions: PosePredictions) -> None:
@@ -171,13 +137,17 @@ def write_predictions_npz(path: Path | str, predictions: PosePredictions) -> Non
         "camera_statement": np.array(predictions.camera_statement),
         "ids": np.array(predictions.ids),
         "frames": np.array(predictions.frames, dtype=np.int64),
+        "views": np.array(predictions.views, dtype=np.int64),
         "image_names": np.array(predictions.image_names),
-        "settings": np.array(json.dumps(predictions.settings)),
+        "fps": np.array(np.nan if predictions.fps is None else predictions.fps),
+        "pick": np.array(predictions.pick),
+        **{name: np.array(json_text(getattr(predictions, name))) for name in _JSON},
     }
     with atomic_write(path) as file:
         np.savez_compressed(file, **arrays)
 
 
+_JSON = ("source", "notes", "settings")
 _ARRAYS = ("hypotheses", "best", "reprojection_error_px", "keypoints_2d_px", "confidence", "K")
 
 
@@ -208,14 +178,15 @@ def _read_json(path: Path) -> PosePredictions:
     joint_set = get_joint_set(content["joint_set"])
     people = content["people"]
     keypoints = torch.tensor([[person["keypoints_2d"][n] for n in joint_set.joint_names] for person in people])
-    errors = [[float("nan") if e is None else e for e in person["reprojection_error_px"]] for person in people]
+    given = [person["hypotheses"] for person in people]
+    errors = [[one["reprojection_error_px"] for one in row] for row in given]
     sizes = [person["image_size"] for person in people]
     return PosePredictions(
         method=content["method"],
         joint_set=joint_set,
-        hypotheses=torch.tensor([person["hypotheses"] for person in people]),
-        best=torch.tensor([person["best_hypothesis"] for person in people]),
-        reprojection_error_px=torch.tensor(errors),
+        hypotheses=torch.tensor([[one["joints"] for one in row] for row in given]),
+        best=torch.tensor([person["best"] for person in people]),
+        reprojection_error_px=torch.tensor([[float("nan") if e is None else e for e in row] for row in errors]),
         keypoints_2d_px=keypoints[..., :2],
         confidence=keypoints[..., 2],
         K=torch.tensor([person["camera"]["K"] for person in people]),
@@ -225,6 +196,11 @@ def _read_json(path: Path) -> PosePredictions:
         frames=tuple(person["frame"] for person in people),
         image_names=tuple(person["image"] for person in people),
         image_size=None if None in sizes else torch.tensor(sizes, dtype=keypoints.dtype),
+        views=tuple(person["view"] for person in people),
+        fps=content["fps"],
+        pick=content["pick"],
+        source=content["source"],
+        notes=tuple(content["notes"]),
         settings=content["settings"],
     )
 
@@ -241,10 +217,11 @@ def _read_npz(path: Path) -> PosePredictions:
             frames=tuple(content["frames"].tolist()),
             image_names=tuple(content["image_names"].tolist()),
             image_size=torch.from_numpy(content["image_size"]) if "image_size" in content else None,
+            views=tuple(content["views"].tolist()),
+            fps=None if np.isnan(content["fps"]) else float(content["fps"]),
+            pick=str(content["pick"]),
+            source=json.loads(str(content["source"])),
+            notes=tuple(json.loads(str(content["notes"]))),
             settings=json.loads(str(content["settings"])),
             **{name: torch.from_numpy(content[name]) for name in _ARRAYS},
         )
-
-
-def _rounded(tensor: Tensor) -> Any:
-    return tensor.detach().double().cpu().numpy().round(_DECIMALS).tolist()

@@ -1,24 +1,13 @@
 """SMPL bodies as files: JSON to read anywhere, npz with everything and back.
 
-The JSON (format ``humandiff-smpl/1``)::
+The JSON (format ``humandiff-smpl/2``) is that of :mod:`posecore.export.prediction_json` with ``"body": "..."`` at the
+top. A person also has::
 
-    {
-      "format": "humandiff-smpl/1", "method": "...", "body": "...", "unit": "metre",
-      "frame": "camera: x right, y down, z forward", "joint_set": "smpl24", "joint_names": [...], "parents": [...],
-      "keypoint_set": "joints44", "fps": 30.0, "settings": {...},
-      "people": [{
-        "id": "7", "frame": 12, "view": 0, "image": "skier.jpg", "image_size": [640, 425],
-        "camera": {"K": [[fx, 0, cx], ...], "assumed": true, "statement": "..."},
-        "pose": [[x, y, z], ...24 axis-angles in radians, root first...], "betas": [...10], "transl": [x, y, z],
-        "joints": {"pelvis": [x, y, z], ...}, "reprojection_error_px": 4.2,
-        "start": {"pose": ..., "betas": ..., "transl": ..., "reprojection_error_px": 9.1},      (or null)
-        "keypoints_2d": {"op_nose": [x, y, confidence], ...}
-      }]
-    }
+    "pose": [[x, y, z], ...24 axis-angles in radians, root first...], "betas": [...10], "transl": [x, y, z],
+    "start": {"pose": ..., "betas": ..., "transl": ..., "reprojection_error_px": 9.1}      (or null)
 
-Where a method gives several hypotheses, a person also has ``"hypotheses": [{"pose": [...]}, ...]`` and ``"best"``, the
-number of the pick, whose pose is that of the person; betas and translation are the same for all. ``"pick"`` at the top
-says how it was chosen.
+Where a method gives several hypotheses, they are ``"hypotheses": [{"pose": [...]}, ...]``, and ``"best"`` is the number
+of the pick, whose pose is that of the person; betas and translation are the same for all.
 """
 
 import json
@@ -35,14 +24,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from posecore.body.skeletons import SMPL_24, JointSet, get_joint_set
-from posecore.export.files import atomic_write, write_text
+from posecore.export.files import atomic_write
+from posecore.export.prediction_json import FRAME, UNIT, json_text, rounded, rounded_or_null, write_json
 from posecore.geometry.rotation import rotmat_to_axis_angle
 
-FORMAT = "humandiff-smpl/1"
-UNIT = "metre"
-FRAME = "camera: x right, y down, z forward"
+FORMAT = "humandiff-smpl/2"
 
-_DECIMALS = 6  # as the JSON of joints: micrometres and microradians
 _PARAMETERS = ("global_orient", "body_pose", "betas", "transl")
 _ARRAYS = (*_PARAMETERS, "joints", "keypoints_2d_px", "confidence", "reprojection_error_px", "K", "image_size")
 _START = tuple(f"start_{name}" for name in _PARAMETERS)
@@ -51,6 +38,7 @@ _OPTIONAL_ARRAYS = (*_START, "start_reprojection_error_px", *_HYPOTHESES)
 _SAME_POSE = 1e-3  # largest difference of rotation matrices that rounding leaves
 _TEXTS = ("method", "body", "camera_statement")
 _LABELS = ("ids", "frames", "views", "image_names")
+_JSON = ("source", "notes", "settings")
 
 
 @dataclass(frozen=True)
@@ -88,6 +76,8 @@ class SMPLPredictions:
         hypotheses_body_pose: As ``body_pose``, of every hypothesis.
         best: Number of the hypothesis whose pose is the row's own.
         pick: In words, how it was chosen; no truth is used.
+        source: What was read (JSON values).
+        notes: What was assumed, left out or filled in, in sentences.
         settings: What else a reader needs in order to repeat the run (JSON values).
 
     Raises:
@@ -124,6 +114,8 @@ class SMPLPredictions:
     hypotheses_body_pose: Float[Tensor, "people hypotheses 23 3 3"] | None = None
     best: Int[Tensor, " people"] | None = None
     pick: str = ""
+    source: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -170,7 +162,7 @@ class SMPLPredictions:
             value = getattr(self, name)
             if isinstance(value, Tensor):
                 changed[name] = value[list(rows)]
-            elif isinstance(value, tuple):
+            elif name in _LABELS:
                 changed[name] = tuple(value[row] for row in rows)
         return replace(self, **changed)
 
@@ -204,71 +196,29 @@ def write_smpl_json(path: Path | str, predictions: SMPLPredictions) -> None:
         OSError: If the file cannot be written.
         ValueError: If ``settings`` hold something that JSON cannot.
     """
-    names, keypoint_names = SMPL_24.joint_names, predictions.joint_set.joint_names
-    columns = {
-        "pose": _rounded(predictions.pose_axis_angle),
-        "betas": _rounded(predictions.betas),
-        "transl": _rounded(predictions.transl),
-        "reprojection_error_px": _rounded_or_null(predictions.reprojection_error_px),
+    joints = rounded(predictions.joints)
+    columns: dict[str, list[Any]] = {
+        "joints": [dict(zip(SMPL_24.joint_names, row, strict=True)) for row in joints],
+        "reprojection_error_px": rounded_or_null(predictions.reprojection_error_px),
+        "pose": rounded(predictions.pose_axis_angle),
+        "betas": rounded(predictions.betas),
+        "transl": rounded(predictions.transl),
+        "start": [None] * len(predictions),
     }
-    start: dict[str, list[Any]] = {}
     if (pose := predictions.start_pose_axis_angle) is not None:
         unknown = torch.full_like(predictions.reprojection_error_px, torch.nan)
         error = predictions.start_reprojection_error_px
         start = {
-            "pose": _rounded(pose),
-            "betas": _rounded(predictions.start_betas),
-            "transl": _rounded(predictions.start_transl),
-            "reprojection_error_px": _rounded_or_null(unknown if error is None else error),
+            "pose": rounded(pose),
+            "betas": rounded(predictions.start_betas),
+            "transl": rounded(predictions.start_transl),
+            "reprojection_error_px": rounded_or_null(unknown if error is None else error),
         }
-    extra: dict[str, list[Any]] = {}
+        columns["start"] = [dict(zip(start, values, strict=True)) for values in zip(*start.values(), strict=True)]
     if (poses := predictions.hypotheses_axis_angle) is not None and predictions.best is not None:
-        extra["hypotheses"] = [[{"pose": pose} for pose in row] for row in _rounded(poses)]
-        extra["best"] = predictions.best.tolist()
-    joints, intrinsics, sizes = (
-        _rounded(values) for values in (predictions.joints, predictions.K, predictions.image_size)
-    )
-    keypoints = _rounded(torch.cat([predictions.keypoints_2d_px, predictions.confidence[..., None]], dim=-1))
-    people = [
-        {
-            "id": predictions.ids[row],
-            "frame": predictions.frames[row],
-            "view": predictions.views[row],
-            "image": predictions.image_names[row],
-            "image_size": sizes[row],
-            "camera": {
-                "K": intrinsics[row],
-                "assumed": predictions.camera_assumed,
-                "statement": predictions.camera_statement,
-            },
-            **{name: values[row] for name, values in columns.items()},
-            "joints": dict(zip(names, joints[row], strict=True)),
-            "start": {name: values[row] for name, values in start.items()} or None,
-            "keypoints_2d": dict(zip(keypoint_names, keypoints[row], strict=True)),
-            **{name: values[row] for name, values in extra.items()},
-        }
-        for row in range(len(predictions))
-    ]
-    content = {
-        "format": FORMAT,
-        "method": predictions.method,
-        "body": predictions.body,
-        "unit": UNIT,
-        "frame": FRAME,
-        "joint_set": SMPL_24.name,
-        "joint_names": list(names),
-        "parents": list(SMPL_24.parents),
-        "keypoint_set": predictions.joint_set.name,
-        "fps": predictions.fps,
-        **({"pick": predictions.pick} if extra else {}),
-        "settings": predictions.settings,
-        "people": people,
-    }
-    try:
-        text = json.dumps(content, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"settings must hold finite JSON values only: {error}") from error
-    write_text(path, text + "\n")
+        columns["best"] = predictions.best.tolist()
+        columns["hypotheses"] = [[{"pose": pose} for pose in row] for row in rounded(poses)]
+    write_json(path, predictions, {"format": FORMAT, "body": predictions.body}, SMPL_24, columns)
 
 
 def write_smpl_npz(path: Path | str, predictions: SMPLPredictions) -> None:
@@ -290,12 +240,8 @@ def write_smpl_npz(path: Path | str, predictions: SMPLPredictions) -> None:
         "keypoint_names": np.array(predictions.joint_set.joint_names),
         "fps": np.array(np.nan if predictions.fps is None else predictions.fps),
     }
-    if predictions.best is not None:
-        arrays["pick"] = np.array(predictions.pick)
-    try:
-        arrays["settings"] = np.array(json.dumps(predictions.settings, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"settings must hold finite JSON values only: {error}") from error
+    arrays["pick"] = np.array(predictions.pick)
+    arrays |= {name: np.array(json_text(getattr(predictions, name))) for name in _JSON}
     with atomic_write(path) as file:
         np.savez_compressed(file, **arrays)
 
@@ -323,7 +269,9 @@ def read_smpl_predictions(path: Path | str) -> SMPLPredictions:
                 joint_set=get_joint_set(str(content["joint_set"])),
                 camera_assumed=bool(content["camera_assumed"]),
                 fps=None if np.isnan(fps) else fps,
-                pick=str(content["pick"]) if "pick" in content else "",
+                pick=str(content["pick"]),
+                source=json.loads(str(content["source"])),
+                notes=tuple(json.loads(str(content["notes"]))),
                 settings=json.loads(str(content["settings"])),
                 **columns,
             )
@@ -335,11 +283,3 @@ def _axis_angle(
     global_orient: Float[Tensor, "*people 3 3"], body_pose: Float[Tensor, "*people 23 3 3"]
 ) -> Float[Tensor, "*people 24 3"]:
     return rotmat_to_axis_angle(torch.cat((global_orient.unsqueeze(-3), body_pose), dim=-3))
-
-
-def _rounded(tensor: Tensor | None) -> Any:
-    return None if tensor is None else tensor.detach().double().cpu().numpy().round(_DECIMALS).tolist()
-
-
-def _rounded_or_null(values: Float[Tensor, " people"]) -> list[float | None]:
-    return [None if value != value else value for value in _rounded(values)]

@@ -4,7 +4,7 @@ import secrets
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class VideoFile:
 
     Raises:
         ImportError: PyAV is not installed.
-        OSError: The file cannot be written.
+        OSError: The file cannot be written; the first picture may be what shows it.
         ValueError: ``fps`` is not positive.
     """
 
@@ -47,9 +47,10 @@ class VideoFile:
             raise self._failed(error) from error
         codec = next(name for name in _CODECS if name in av.codecs_available)
         rate = Fraction(fps).limit_denominator(_LARGEST_DENOMINATOR)
-        self._stream: Any = self._container.add_stream(codec, rate=rate, options=_CODECS[codec])
-        self._stream.width, self._stream.height = (side + side % 2 for side in size)
-        self._stream.pix_fmt = "yuv420p"
+        stream: Any = self._container.add_stream(codec, rate=rate, options=_CODECS[codec])
+        stream.width, stream.height = (side + side % 2 for side in size)
+        stream.pix_fmt = "yuv420p"
+        self._stream = stream
 
     def write(self, picture: np.ndarray) -> None:
         """Adds a picture, "height width 3" uint8 RGB.
@@ -60,11 +61,13 @@ class VideoFile:
         """
         width, height = self.size
         if picture.shape != (height, width, 3) or picture.dtype != np.uint8:
-            raise ValueError(f"picture: is {picture.dtype} of shape {picture.shape}; the video has {(height, width, 3)}")
+            raise ValueError(
+                f"picture: is {picture.dtype} of shape {picture.shape}; the video has {(height, width, 3)}"
+            )
         even = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         self._encode(self._av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24"))
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "VideoFile":
         return self
 
     def __exit__(
@@ -73,7 +76,7 @@ class VideoFile:
         try:
             try:
                 if kind is None:
-                    self._encode(None)
+                    self._container.mux(self._stream.encode(None))
             finally:
                 self._container.close()
             if kind is None:

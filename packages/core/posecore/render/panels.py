@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MultipleLocator
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from posecore.body.skeletons import JointSet
+from posecore.pictures import upright_rgb
 from posecore.render.cells import wrapped
 from posecore.render.skeleton import (
     FRONT,
@@ -34,11 +35,13 @@ _FRAME = "#c8ced6"
 _QUIET = "#6b7480"
 _CURVES = ("#2477b3", "#e8761a", "#3a9a5b", "#8a5bb5", "#b5373f", "#6b7480")
 _SCALE_BAR = 0.5  # metres
+_FAR = 3.0  # metres from the root; a joint that lies farther, as early in a training, is drawn there
 
 # Layout of the panel in inches.
 _ROW_HEIGHT, _STAGE_WIDTH, _PHOTO_WIDTH = 3.4, 2.65, 4.4
 _MARGIN, _GAP, _HEADING, _CAPTION, _LEGEND = 0.15, 0.1, 0.26, 0.26, 0.36
 _LINE_SPACING = 1.25
+_DASHES = (0, (3, 2))
 # Fonts that a given text is set in; the sizes are points.
 _TITLE_FONT = FontProperties(size=14, weight="bold")
 _SUBTITLE_FONT = FontProperties(size=10)
@@ -47,7 +50,7 @@ _PHOTO_ASPECT, _STAGE_ASPECT = _PHOTO_WIDTH / _ROW_HEIGHT, _STAGE_WIDTH / _ROW_H
 
 
 def read_photo(path: Path | str) -> np.ndarray:
-    """Reads a photograph upright (EXIF orientation applied) as "height width 3", uint8 sRGB.
+    """Reads a photograph upright (EXIF orientation applied) as "height width 3", uint8 sRGB, transparency on white.
 
     Raises:
         FileNotFoundError: If there is no file.
@@ -58,13 +61,13 @@ def read_photo(path: Path | str) -> np.ndarray:
         raise FileNotFoundError(f"no photograph at '{path}'")
     try:
         with Image.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            return upright_rgb(image)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not an image that can be read ({error}); JPEG and PNG files are") from error
+        raise ValueError(f"{path}: not an image that can be read ({error}); JPEG, PNG and WebP files are") from error
 
 
 def hypothesis_panel(
-    image: np.ndarray | None,
+    image: np.ndarray | Sequence[np.ndarray] | None,
     keypoints_2d: Float[Tensor, "people keypoints 2"],
     confidence: Float[Tensor, "people keypoints"],
     hypotheses: Float[Tensor, "people hypotheses joints 3"],
@@ -77,13 +80,15 @@ def hypothesis_panel(
     reprojected_px: Float[Tensor, "people joints 2"] | None = None,
     labels: Sequence[str] | None = None,
     max_people: int = 6,
+    truth: Float[Tensor, "people joints 3"] | None = None,
+    overlays: Sequence[np.ndarray] | None = None,
 ) -> Figure:
     """One row per person: photo with keypoints, best hypothesis from two sides, all hypotheses from the same two sides.
 
     3D skeletons are drawn relative to their root, all with one scale.
 
     Args:
-        image: Photograph, "height width 3" uint8; None draws the keypoints alone.
+        image: Photograph, "height width 3" uint8, or one for each person; None draws the keypoints alone.
         keypoints_2d: Pixels.
         confidence: In [0, 1]; 0 leaves a joint out.
         hypotheses: Camera frame, metres.
@@ -95,6 +100,8 @@ def hypothesis_panel(
         reprojected_px: Projection of the best hypothesis, drawn over the photo as a thin line.
         labels: One line per person, below the photo; cut short where it is longer than the picture is wide.
         max_people: Most rows; the picture says how many people are left out.
+        truth: Drawn over the best hypothesis as a thin line, root on root; NaN where a joint is not known.
+        overlays: A picture with the body on it for each person, which gets a column of its own.
 
     Raises:
         ValueError: If there is nobody, or ``max_people`` is below 1.
@@ -105,7 +112,8 @@ def hypothesis_panel(
     if max_people < 1:
         raise ValueError(f"max_people must be at least 1, not {max_people}")
     rows = min(num_people, max_people)
-    width = 2 * _MARGIN + _PHOTO_WIDTH + 4 * (_STAGE_WIDTH + _GAP)
+    before = 1 if overlays is None else 2  # columns before the stages
+    width = 2 * _MARGIN + _PHOTO_WIDTH + (before + 3) * (_STAGE_WIDTH + _GAP)
     text_width = width - 2 * _MARGIN
     head = [
         (wrapped(text, font, text_width), font) for text, font in ((title, _TITLE_FONT), (subtitle, _SUBTITLE_FONT))
@@ -125,22 +133,31 @@ def hypothesis_panel(
 
     root = list(joint_set.root)
     relative = (hypotheses - hypotheses[..., root, :].mean(dim=-2, keepdim=True)).detach().cpu()
+    relative = relative.nan_to_num().clamp(-_FAR, _FAR)
+    if truth is not None:
+        truth = (truth - truth[:, root].mean(dim=-2, keepdim=True)).detach().cpu()
     for row in range(rows):
         ax = axes(row, 0)
         reprojection = None if reprojected_px is None else reprojected_px[row]
-        _photo(ax, image, keypoints_2d[row], confidence[row], keypoint_set or joint_set, joint_set, reprojection)
+        photo = image if image is None or isinstance(image, np.ndarray) else image[row]
+        _photo(ax, photo, keypoints_2d[row], confidence[row], keypoint_set or joint_set, joint_set, reprojection)
         if labels is not None:
             # Narrow photos stand in the middle of their place.
             line, *more = wrapped(labels[row], _LABEL_FONT, text_width - _PHOTO_WIDTH / 2) or [""]
             label = f"{line[:-1]}\N{HORIZONTAL ELLIPSIS}" if more else line
             ax.set_xlabel(label, font=_LABEL_FONT, color=_QUIET, labelpad=4, loc="left", parse_math=False)
+        if overlays is not None:
+            _overlay(axes(row, 1), overlays[row])
         chosen = relative[row, int(best[row])]
         side = side_view(chosen, joint_set)
         for column, view in enumerate((FRONT, side, FRONT, side), start=1):
-            ax = axes(row, column)
-            _stage(ax, relative[row], view, scale_bar=column == 4)
+            ax = axes(row, column + before - 1)
+            room = relative[row] if truth is None else torch.cat((relative[row], truth[row].nan_to_num()[None]))
+            _stage(ax, room, view, scale_bar=column == 4)
             if column <= 2:
                 draw_skeleton_3d(ax, chosen, joint_set, view)
+                if truth is not None:
+                    _line_skeleton(ax, view(truth[row].double().numpy())[:, :2], joint_set)
                 heading = f"Best, {view.name}"
             else:
                 draw_skeleton_cloud(ax, relative[row], joint_set, view)
@@ -156,8 +173,9 @@ def hypothesis_panel(
         Line2D([], [], color=SIDE_COLORS[side], linewidth=4, solid_capstyle="round", label=label)
         for side, label in (("left", "person's left"), ("right", "person's right"), ("middle", "mid-line"))
     ]
-    if reprojected_px is not None:
-        handles.append(Line2D([], [], color="#111111", linewidth=1.2, linestyle=(0, (3, 2)), label="best, reprojected"))
+    for drawn, label in ((reprojected_px, "best, reprojected"), (truth, "truth")):
+        if drawn is not None:
+            handles.append(Line2D([], [], color="#111111", linewidth=1.2, linestyle=_DASHES, label=label))
     figure.legend(
         handles=handles,
         loc="lower left",
@@ -309,10 +327,7 @@ def _photo(
         top, bottom = _inside(top, bottom, float(image.shape[0]))
     ax.set_aspect("equal", adjustable="box")
     if reprojected is not None:
-        points = reprojected.detach().cpu().double().numpy()
-        for parent, child in joint_set.bones:
-            ax.plot(*points[[parent, child]].T, color="#ffffff", linewidth=2.2, alpha=0.7, zorder=5)
-            ax.plot(*points[[parent, child]].T, color="#111111", linewidth=1.2, linestyle=(0, (3, 2)), zorder=6)
+        _line_skeleton(ax, reprojected.detach().cpu().double().numpy(), joint_set)
     draw_skeleton_2d(ax, keypoints, keypoint_set, confidence)
     ax.set_xlim(left, right)
     ax.set_ylim(bottom, top)
@@ -320,6 +335,22 @@ def _photo(
     ax.set_yticks([])
     ax.spines[:].set_color(_FRAME)
     ax.set_title("Photo and 2D keypoints" if image is not None else "2D keypoints", fontsize=9.5, color=_TEXT, pad=5)
+
+
+def _overlay(ax: Axes, picture: np.ndarray) -> None:
+    """A picture with a body on it, in full."""
+    ax.imshow(picture, interpolation="lanczos")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_color(_FRAME)
+    ax.set_title("Body over the photo", fontsize=9.5, color=_TEXT, pad=5)
+
+
+def _line_skeleton(ax: Axes, points: np.ndarray, joint_set: JointSet) -> None:
+    """A thin dashed skeleton over what is drawn already; NaN leaves a joint out."""
+    for parent, child in joint_set.bones:
+        ax.plot(*points[[parent, child]].T, color="#ffffff", linewidth=2.2, alpha=0.7, zorder=5)
+        ax.plot(*points[[parent, child]].T, color="#111111", linewidth=1.2, linestyle=_DASHES, zorder=6)
 
 
 def _inside(low: float, high: float, size: float) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from posecore.body.files import BodyModel
 from posecore.body.smpl import SMPLLayer
-from posecore.data.fit_input import FitDataset
+from posecore.data.predict_dataset import PredictDataset
 from posecore.export.files import OutputFolder
 from posecore.export.smpl_predictions import SMPLPredictions, write_smpl_json, write_smpl_npz
 from posecore.fitting.estimate import SMPLEstimate
@@ -45,31 +45,31 @@ class Statement:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
-def labels_of(data: FitDataset) -> dict[str, Any]:
+def labels_of(data: PredictDataset) -> dict[str, Any]:
     """What predictions of both kinds say of their rows: who, where, and in which camera."""
     people, samples = data.people, data.samples
     return {
         "K": samples["K"],
         "camera_assumed": data.camera_assumed,
         "camera_statement": data.camera_statement,
-        "image_size": samples.get("image_size"),
+        "image_size": samples["image_size"],
         "ids": people.ids,
         "frames": people.frames,
-        "views": tuple(samples["view"].tolist()) if "view" in samples else (0,) * len(data),
+        "views": tuple(samples["view"].tolist()),
         "image_names": people.image_names,
-        "fps": float(samples["fps"][0]) if "fps" in samples else None,
+        "fps": data.fps,
     }
 
 
 def assemble(
-    model: BodyModel, data: FitDataset, outputs: Mapping[str, Tensor], statement: Statement
+    model: BodyModel, data: PredictDataset, outputs: Mapping[str, Tensor], statement: Statement
 ) -> SMPLPredictions:
-    """The bodies of a method's outputs (see `posecore.training.smpl_writer.SMPLWriter`) and what is known of the people.
+    """The bodies of a method's outputs and what is known of the people.
 
     Args:
         model: The body.
         data: The people, in the order of the outputs' rows.
-        outputs: One row each.
+        outputs: One row each, under the names that `posecore.training.smpl_writer.SMPLWriter` has.
         statement: What else the files say.
     """
     fitted = _estimate(outputs, "")
@@ -101,7 +101,7 @@ def assemble(
 
 
 def write_bodies(
-    folder: OutputFolder, data: FitDataset, model: BodyModel, made: SMPLPredictions, formats: Sequence[BodyFormat]
+    folder: OutputFolder, data: PredictDataset, model: BodyModel, made: SMPLPredictions, formats: Sequence[BodyFormat]
 ) -> list[str]:
     """``predictions.json``, ``predictions.npz``, motion files and the page; meshes and pictures are written apart.
 
@@ -124,12 +124,12 @@ def write_bodies(
     return written
 
 
-def data_tracks(data: FitDataset) -> list[Track]:
+def data_tracks(data: PredictDataset) -> list[Track]:
     """Who gets a file (see `posecore.training.body_files.tracks_of`)."""
-    return tracks_of(data.people.ids, data.people.frames, row_names(data), "fps" in data.samples)
+    return tracks_of(data.people.ids, data.people.frames, row_names(data), data.is_video)
 
 
-def row_names(data: FitDataset) -> list[str]:
+def row_names(data: PredictDataset) -> list[str]:
     """A file name without suffix for each row."""
     labels = labels_of(data)
     views = labels["views"]
@@ -140,7 +140,7 @@ def row_names(data: FitDataset) -> list[str]:
     return names
 
 
-def title_of(data: FitDataset) -> str:
+def title_of(data: PredictDataset) -> str:
     """The picture's name where there is one only."""
     names = set(data.people.image_names) - {""}
     if len(names) == 1:

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 
 from posecore.data.augment import CropAugmentation
 from posecore.data.base import PoseDataset
 from posecore.data.datamodule import PoseDataModule
-from posecore.data.photo_input import PhotoInput
+from posecore.data.predict_dataset import PredictDataset
+from posecore.data.predict_input import NO_PHOTO, PredictInput
 from posecore.data.sample import PoseSample
 from posecore.training.step_seed import step_seed
 
@@ -27,7 +28,7 @@ class CropDataModule(PoseDataModule):
         train: Training sets.
         val: Validation sets by name.
         test: Test sets by name.
-        predict: What `predict` reads: photographs with boxes or keypoints.
+        predict: What `predict` reads: photographs or a video, with boxes or keypoints.
         batch_size: People per batch and process, of every loader.
         num_workers: Loader processes; decoding pictures is what they do.
         train_weights: Share of each training set; by size where None.
@@ -42,7 +43,7 @@ class CropDataModule(PoseDataModule):
         train: list[Callable[[Path], PoseDataset]] | None = None,
         val: dict[str, Callable[[Path], PoseDataset]] | None = None,
         test: dict[str, Callable[[Path], PoseDataset]] | None = None,
-        predict: PhotoInput | None = None,
+        predict: PredictInput | None = None,
         batch_size: int = 64,
         num_workers: int = 0,
         train_weights: list[float] | None = None,
@@ -55,13 +56,13 @@ class CropDataModule(PoseDataModule):
             train=train,
             val=val,
             test=test,
+            predict=predict,
             batch_size=batch_size,
             num_workers=num_workers,
             train_weights=train_weights,
             seed=seed,
             joint_set=joint_set,
         )
-        self.predict = cast(Any, predict)
         self.augmentation = augmentation or CropAugmentation()
 
     def setup(self, stage: str) -> None:
@@ -72,8 +73,6 @@ class CropDataModule(PoseDataModule):
             ValueError: A file does not fit, raw crops have another margin than the augmentation takes them for, or
                 there is nothing to predict.
         """
-        if stage == "predict" and self.predict is None:
-            raise ValueError("data.predict.photo: `predict` needs a photograph, or a folder of them")
         super().setup(stage)
         joined = [] if self.train_set is None else self.train_set.datasets
         for dataset in (*joined, *self.val_sets.values(), *self.test_sets.values(), self.predict_set):
@@ -84,6 +83,12 @@ class CropDataModule(PoseDataModule):
                     f"data.augmentation.margin is {self.augmentation.margin}, but the raw crops of "
                     f"{type(dataset).__name__} cover {margin} times the box: set both to the same"
                 )
+
+    def _read_predict(self) -> PredictDataset:
+        """The people in the photographs, whether keypoints or boxes of them are given."""
+        if self.predict is None:
+            raise ValueError(NO_PHOTO)
+        return self.predict.dataset(self.joint_set.name, copies_only=True, needs="people")
 
     def on_after_batch_transfer(self, batch: PoseSample, dataloader_idx: int) -> PoseSample:
         """Makes the network's crops of raw ones: random views in training, the box itself otherwise."""

@@ -2,6 +2,8 @@
 
 import math
 
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -24,3 +26,11 @@ def warmup_schedule(optimizer: Optimizer, warmup_steps: int, total_steps: int | 
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     return LambdaLR(optimizer, factor)
+
+
+def share_of_training(trainer: Trainer) -> float:
+    """How much of the optimiser's steps is done: 0 of a training without end, all where nothing is trained."""
+    if trainer.state.fn != TrainerFn.FITTING:
+        return 1.0
+    total = trainer.estimated_stepping_batches
+    return trainer.global_step / total if total not in (-1, float("inf")) and total else 0.0

@@ -12,30 +12,35 @@ from tqdm.auto import tqdm
 
 from posecore.body.files import BodyModel
 from posecore.body.smpl import SMPLLayer
-from posecore.data.fit_input import FitDataset
+from posecore.data.predict_dataset import PredictDataset
+from posecore.data.predict_pictures import Picture
 from posecore.export.files import OutputFolder, write_bytes
 from posecore.export.smpl_predictions import SMPLPredictions
+from posecore.export.video_file import VideoFile
 from posecore.render.hypotheses import hypotheses_mesh_panel
 from posecore.render.mesh import before_after_panel, overlay
-from posecore.render.panels import figure_png, image_png, read_photo
+from posecore.render.panels import figure_png, image_png
 
 _PANEL_ROWS = 4
 
 
 def write_pictures(
-    folder: OutputFolder, data: FitDataset, model: BodyModel, made: SMPLPredictions, overlays: bool
-) -> None:
-    """``panel.png`` of the first picture's people, and every photograph with its people.
+    folder: OutputFolder, data: PredictDataset, model: BodyModel, made: SMPLPredictions, overlays: bool
+) -> tuple[list[str], list[str]]:
+    """``panel.png`` of the first picture's people, and every photograph or frame with its people.
 
     Args:
         folder: Where to.
         data: The people and their photographs.
         model: The body.
         made: Its parameters; of hypotheses, overlays show the pick.
-        overlays: Whether ``overlays/`` are written.
+        overlays: Whether overlays are written.
+
+    Returns:
+        Names of what was written, and notes.
     """
     layer = SMPLLayer(model, joints=())
-    write_mesh_pictures(
+    return write_mesh_pictures(
         folder,
         data,
         model.faces,
@@ -47,13 +52,13 @@ def write_pictures(
 
 def write_mesh_pictures(
     folder: OutputFolder,
-    data: FitDataset,
+    data: PredictDataset,
     faces: Int[Tensor, "faces 3"],
     bodies: Callable[[Sequence[int]], Float[Tensor, "people vertices 3"]],
     panel: Callable[[np.ndarray, Sequence[int]], Figure],
     overlays: bool,
-) -> None:
-    """``panel.png`` of the first picture's people, and every photograph with its people, whatever meshes they are.
+) -> tuple[list[str], list[str]]:
+    """The same, whatever meshes the people are.
 
     Args:
         folder: Where to.
@@ -61,27 +66,91 @@ def write_mesh_pictures(
         faces: Triangles of every mesh.
         bodies: The meshes of some rows, metres, camera frame.
         panel: Draws the first picture with the first of its people; where there is no photograph, it is white.
-        overlays: Whether ``overlays/`` are written.
+        overlays: Whether overlays are written.
+
+    Returns:
+        Names of what was written, and notes.
     """
-    views = data.samples["view"].tolist()
-    photos = [str(photo) if photo is not None else f"{frame} {view}" for photo, frame, view in
-              zip(data.photos, data.people.frames, views, strict=True)]  # fmt: skip
-    groups = {photo: [row for row, other in enumerate(photos) if other == photo] for photo in dict.fromkeys(photos)}
-    for number, rows in enumerate(tqdm(groups.values(), desc="pictures", leave=False)):
-        path = data.photos[rows[0]]
-        if number and (path is None or not overlays):
-            continue
-        picture = _blank(data, rows[0]) if path is None else read_photo(path)
-        if path is not None and overlays:
-            made_picture = overlay(picture, bodies(rows), faces, data.samples["K"][rows[0]])
-            write_bytes(folder.file(f"overlays/{Path(path).stem}.png"), image_png(made_picture))
-        if not number:
-            write_bytes(folder.file("panel.png"), figure_png(panel(picture, rows[:_PANEL_ROWS])))
+
+    def drawn(picture: np.ndarray, rows: Sequence[int]) -> np.ndarray:
+        return overlay(picture, bodies(rows), faces, data.samples["K"][rows[0]])
+
+    return write_overlays(folder, data, drawn, panel, overlays)
+
+
+def write_overlays(
+    folder: OutputFolder,
+    data: PredictDataset,
+    drawn: Callable[[np.ndarray, Sequence[int]], np.ndarray],
+    panel: Callable[[np.ndarray, Sequence[int]], Figure],
+    overlays: bool,
+) -> tuple[list[str], list[str]]:
+    """``panel.png``, and ``overlays/<photo>.png`` or ``overlay.mp4``, with one picture in memory at a time.
+
+    Args:
+        folder: Where to.
+        data: The people and their photographs.
+        drawn: A picture with the people of some rows on it.
+        panel: Draws a picture with some of its people.
+        overlays: Whether overlays are written.
+
+    Returns:
+        Names of what was written, and notes.
+    """
+    pictures = pictures_of(data)
+    first = tuple(pictures[0].rows) if pictures else _first_instant(data)
+    still = pictures[0].read() if pictures else _blank(data, first[0])
+    write_bytes(folder.file("panel.png"), figure_png(panel(still, first[:_PANEL_ROWS])))
+    if not (pictures and overlays):
+        return ["panel.png"], []
+    if data.fps is None:
+        # Two folders may have pictures of one name; each keeps its own overlay.
+        taken: dict[str, int] = {}
+        for picture in tqdm(pictures, desc="overlays", leave=False):
+            stem = Path(picture.name).stem
+            taken[stem] = taken.get(stem, 0) + 1
+            name = stem if taken[stem] == 1 else f"{stem}_{taken[stem]}"
+            made = drawn(picture.read(), picture.rows)
+            write_bytes(folder.file(f"overlays/{name}.png"), image_png(made))
+        return ["panel.png", "overlays/"], []
+    height, width = still.shape[:2]
+    try:
+        video = VideoFile(folder.file("overlay.mp4"), data.fps, (width, height))
+    except ImportError as error:
+        return ["panel.png"], [f"overlay.mp4 was not written: {error}"]
+    with video:
+        before, frame = still, data.people.frames[first[0]]
+        for picture in tqdm(pictures, desc="overlay.mp4", leave=False):
+            # Frames in which nobody is known have no picture; the one before stands still for them.
+            now = data.people.frames[picture.rows[0]]
+            for _ in range(frame + 1, now):
+                video.write(before)
+            before, frame = drawn(picture.read(), picture.rows), now
+            video.write(before)
+    return ["panel.png", "overlay.mp4"], []
+
+
+def pictures_of(data: PredictDataset) -> list[Picture]:
+    """The distinct pictures of the rows; of a video in the order of time, whatever file each frame is in."""
+    pictures = list(data.pictures())
+    return sorted(pictures, key=lambda one: data.people.frames[one.rows[0]]) if data.is_video else pictures
+
+
+def only_picture(data: PredictDataset) -> np.ndarray | None:
+    """The photograph, where there is one only."""
+    pictures = pictures_of(data)
+    return pictures[0].read() if len(pictures) == 1 and not data.is_video else None
+
+
+def _first_instant(data: PredictDataset) -> tuple[int, ...]:
+    """The rows that are seen together with the first one."""
+    places = list(zip(data.people.frames, data.samples["view"].tolist(), strict=True))
+    return tuple(row for row, place in enumerate(places) if place == places[0])
 
 
 def mesh_panel(
     picture: np.ndarray,
-    data: FitDataset,
+    data: PredictDataset,
     rows: Sequence[int],
     bodies: Float[Tensor, "people hypotheses vertices 3"],
     best: Int[Tensor, " people"],
@@ -126,7 +195,7 @@ def mesh_panel(
 
 
 def row_labels(
-    data: FitDataset,
+    data: PredictDataset,
     rows: Sequence[int],
     error_px: Float[Tensor, " people"],
     start_error_px: Float[Tensor, " people"] | None = None,
@@ -164,7 +233,7 @@ def hypothesis_vertices(
 
 
 def _panel(
-    picture: np.ndarray, data: FitDataset, layer: SMPLLayer, made: SMPLPredictions, rows: Sequence[int]
+    picture: np.ndarray, data: PredictDataset, layer: SMPLLayer, made: SMPLPredictions, rows: Sequence[int]
 ) -> Figure:
     """Before and after of a fit; else the hypotheses."""
     labels = row_labels(data, rows, made.reprojection_error_px, made.start_reprojection_error_px)
@@ -192,7 +261,7 @@ def _vertices(layer: SMPLLayer, made: SMPLPredictions) -> Float[Tensor, "people 
     return vertices
 
 
-def _blank(data: FitDataset, row: int) -> np.ndarray:
+def _blank(data: PredictDataset, row: int) -> np.ndarray:
     """A white picture of the size the camera sees."""
     width, height = data.samples["image_size"][row].round().int().tolist()
     return np.full((height, width, 3), 255, dtype=np.uint8)

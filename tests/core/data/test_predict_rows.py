@@ -1,4 +1,3 @@
-import inspect
 import json
 import math
 import re
@@ -8,12 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jsonargparse import ArgumentParser
 from PIL import Image
 
 from posecore.body.skeletons import COCO_17, JOINTS_44, get_joint_set
-from posecore.data.fit_input import FitInput, read_cameras
-from posecore.data.keypoint_dataset import KeypointDataset
+from posecore.data.predict_dataset import PredictDataset
+from posecore.data.predict_input import PredictInput
 
 
 def person(number: int, **fields: Any) -> dict[str, Any]:
@@ -33,6 +31,11 @@ def numbers(samples: Any) -> list[int]:
     return [round(float(x)) - 100 for x in samples["joints_2d_px"][:, JOINTS_44.index("op_nose"), 0]]
 
 
+def fit(given: PredictInput) -> PredictDataset:
+    """What ScoreHMR makes of it."""
+    return given.dataset("joints44", True, fill_gaps=True)
+
+
 def write_photo(path: Path, size: tuple[int, int]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size).save(path)
@@ -41,30 +44,30 @@ def write_photo(path: Path, size: tuple[int, int]) -> Path:
 
 def test_people_come_as_the_file_has_them(tmp_path: Path) -> None:
     file = write(tmp_path / "k.json", [person(0, id="b", frame=3), person(1, id="a", frame=1)])
-    dataset = FitInput(file).dataset("joints44")
-    assert isinstance(dataset, KeypointDataset)
+    dataset = fit(PredictInput(keypoints=file))
+    assert isinstance(dataset, PredictDataset)
     samples = dataset.samples
-    assert set(samples) == {"joints_2d_px", "confidence", "K", "image_size", "clip", "frame", "view"}
+    assert set(samples) == {"joints_2d_px", "confidence", "K", "image_size", "clip", "frame", "view", "row"}
     assert numbers(samples) == [0, 1]
     assert (samples["clip"], samples["frame"].tolist(), samples["view"].tolist()) == (["b", "a"], [3, 1], [0, 0])
     assert samples["K"][0, 0, 0] == 500.0
     assert dataset.camera_assumed
     assert "assumed" in dataset.camera_statement
     assert dataset.photos == (None, None)
-    assert dataset.notes == ()
+    assert dataset.notes == ("k.json: simple JSON; joint set coco17, as the file says",)
     assert dataset.known.tolist() == [True, True]
     assert dataset[1]["image_size"].tolist() == [300.0, 400.0]
 
 
 def test_openpose_slots_that_coco_lacks_stay_empty(tmp_path: Path) -> None:
     file = write(tmp_path / "k.json", [person(0)])
-    confidence = FitInput(file).dataset("body25").samples["confidence"][0]
+    confidence = PredictInput(keypoints=file).dataset("body25", True).samples["confidence"][0]
     empty = {
         name for name, value in zip(get_joint_set("body25").joint_names, confidence.tolist(), strict=True) if not value
     }
     feet = {f"{side}_{part}" for side in "lr" for part in ("big_toe", "small_toe", "heel")}
     assert empty == {"neck", "mid_hip"} | feet
-    assert KeypointDataset(file, "body25").samples["confidence"][0].count_nonzero() == 19
+    assert PredictInput(keypoints=file).dataset("body25").samples["confidence"][0].count_nonzero() == 19
 
 
 def test_weak_keypoints_are_not_seen(tmp_path: Path) -> None:
@@ -74,17 +77,17 @@ def test_weak_keypoints_are_not_seen(tmp_path: Path) -> None:
     strong["keypoints"]["nose"][2] = 0.4
     strong["keypoints"]["left_hip"] = [*strong["keypoints"].pop("l_hip")[:2], 0.399]
     file = write(tmp_path / "k.json", [weak, strong])
-    dataset = FitInput(file, min_confidence=0.4).dataset("joints44")
+    dataset = fit(PredictInput(keypoints=file, min_confidence=0.4))
     assert numbers(dataset.samples) == [1]
     hip, nose = JOINTS_44.index("op_l_hip"), JOINTS_44.index("op_nose")
     assert dataset.samples["confidence"][0, [hip, nose]].tolist() == pytest.approx([0.0, 0.4])
     assert dataset.samples["joints_2d_px"][0, hip].tolist() == [0.0, 0.0]
     assert float(dataset.people.confidence[0, COCO_17.index("l_hip")]) == 0.0
     assert dataset.people.num_skipped == 1
-    assert dataset.notes == ("1 rows without a seen keypoint were left out",)
-    assert len(FitInput(file).dataset("joints44")) == 2
+    assert dataset.notes[1:] == ("1 rows without a seen keypoint were left out",)
+    assert len(fit(PredictInput(keypoints=file))) == 2
     with pytest.raises(ValueError, match=r"no keypoint of .*k\.json has a confidence of 0\.95"):
-        FitInput(file, min_confidence=0.95).dataset("joints44")
+        fit(PredictInput(keypoints=file, min_confidence=0.95))
 
 
 def test_video_is_sorted_and_filled(tmp_path: Path) -> None:
@@ -95,7 +98,9 @@ def test_video_is_sorted_and_filled(tmp_path: Path) -> None:
         person(3, id="10", frame=4),
         person(4, id="2", frame=7),
     ]
-    dataset = FitInput(write(tmp_path / "k.json", people), group="video", fps=24.0).dataset("joints44")
+    dataset = PredictInput(keypoints=write(tmp_path / "k.json", people), group="video", fps=24.0).dataset(
+        "joints44", True, fill_gaps=True
+    )
     samples = dataset.samples
     assert numbers(samples) == [2, -100, -100, 4, 1, 3, 0]
     assert samples["clip"] == ["2"] * 5 + ["10"] * 2
@@ -106,7 +111,7 @@ def test_video_is_sorted_and_filled(tmp_path: Path) -> None:
     assert dataset.people.ids == tuple(samples["clip"])
     assert dataset.people.frames == tuple(samples["frame"].tolist())
     assert dataset.people.image_names == ("a.jpg", "", "", "", "b.jpg", "", "")
-    assert dataset.notes == ("2 frames without a keypoint lie within tracks",)
+    assert dataset.notes[1:] == ("2 frames without a keypoint lie within tracks",)
     torch.testing.assert_close(samples["K"], samples["K"][:1].expand(7, 3, 3))
 
 
@@ -116,7 +121,7 @@ def test_filled_rows_have_the_camera_of_the_row_before(tmp_path: Path) -> None:
         write_photo(photos / name, size)
     people = [person(0, id="1", frame=0, image="a.png"), person(1, id="1", frame=2, image="b")]
     file = write(tmp_path / "k.json", people, image_size=None)
-    dataset = FitInput(file, photos, group="video").dataset("joints44")
+    dataset = fit(PredictInput(photos, file, group="video"))
     assert dataset.samples["image_size"].tolist() == [[30.0, 40.0], [30.0, 40.0], [60.0, 80.0]]
     assert dataset.samples["K"][:, 0, 0].tolist() == [50.0, 50.0, 100.0]
     assert dataset.photos == (photos / "a.png", None, photos / "b.png")
@@ -128,7 +133,9 @@ def test_video_holds_every_row_once_and_every_frame_between(tmp_path: Path, seed
     pairs = sorted({(str(generator.integers(3)), int(generator.integers(30))) for _ in range(25)})
     generator.shuffle(pairs)
     people = [person(number, id=track, frame=int(frame)) for number, (track, frame) in enumerate(pairs)]
-    dataset = FitInput(write(tmp_path / "k.json", people), group="video", max_gap=4).dataset("joints44")
+    dataset = PredictInput(keypoints=write(tmp_path / "k.json", people), group="video", max_gap=4).dataset(
+        "joints44", True, fill_gaps=True
+    )
     found = list(zip(dataset.people.ids, dataset.people.frames, dataset.known.tolist(), strict=True))
     seen = {(name.split()[0], frame): number for (name, frame, known), number in
             zip(found, numbers(dataset.samples), strict=True) if known}  # fmt: skip
@@ -146,31 +153,35 @@ def test_long_gaps_cut_a_track_and_short_tracks_are_said(tmp_path: Path) -> None
     frames = {"7": [0, 1, 3, 6, 7, 8], "8": [0, 1]}
     people = [person(0, id=track, frame=frame) for track, of_track in frames.items() for frame in of_track]
     file = write(tmp_path / "k.json", people)
-    dataset = FitInput(file, group="video", max_gap=1, min_frames=3).dataset("joints44")
+    dataset = PredictInput(keypoints=file, group="video", max_gap=1, min_frames=3).dataset(
+        "joints44", True, fill_gaps=True
+    )
     assert dataset.samples["clip"] == ["7 part 1"] * 4 + ["7 part 2"] * 3
-    assert dataset.notes == (
+    assert dataset.notes[1:] == (
         "1 tracks with fewer than 3 frames were left out: 8",
         "1 frames without a keypoint lie within tracks",
+        "frames per second assumed: 30",
     )
-    assert len(FitInput(file, group="video", max_gap=2).dataset("joints44")) == 9 + 2
+    assert len(fit(PredictInput(keypoints=file, group="video", max_gap=2))) == 9 + 2
     # A filled frame does not make a track longer: 6 of the 9 frames have keypoints.
     with pytest.raises(ValueError, match="min_frames: none of 2 tracks has 7 frames"):
-        FitInput(file, group="video", min_frames=7).dataset("joints44")
+        fit(PredictInput(keypoints=file, group="video", min_frames=7))
 
 
-@pytest.mark.parametrize(
-    ("frames", "message"),
-    [([4, 4], "track '1' has frame 4 twice"), ([0, 10**12], "max_gap: .* would have 1000000000001 rows")],
-)
-def test_frames_that_are_no_track(tmp_path: Path, frames: list[int], message: str) -> None:
-    file = write(tmp_path / "k.json", [person(0, id="1", frame=frame) for frame in frames])
-    with pytest.raises(ValueError, match=message):
-        FitInput(file, group="video").dataset("joints44")
+def test_frames_that_are_no_track(tmp_path: Path) -> None:
+    file = write(tmp_path / "k.json", [person(0, id="1", frame=frame) for frame in (4, 4)])
+    with pytest.raises(ValueError, match="track: '1' is in frame 4 twice, so ids are no tracks"):
+        fit(PredictInput(keypoints=file, group="video", track=False))
+    write(file, [person(0, id="1", frame=frame) for frame in (0, 10**12)])
+    with pytest.raises(ValueError, match=r"max_gap: .* would have 1000000000001 rows"):
+        fit(PredictInput(keypoints=file, group="video"))
 
 
 def test_views_of_an_instant_stand_together(tmp_path: Path) -> None:
     people = [person(number, frame=frame) for number, frame in enumerate([7, 3, 7, 3, 7])]
-    dataset = FitInput(write(tmp_path / "k.json", people), group="views").dataset("joints44")
+    dataset = PredictInput(keypoints=write(tmp_path / "k.json", people), group="views").dataset(
+        "joints44", True, fill_gaps=True
+    )
     assert numbers(dataset.samples) == [1, 3, 0, 2, 4]
     assert dataset.samples["clip"] == ["instant 3"] * 2 + ["instant 7"] * 3
     assert dataset.samples["view"].tolist() == [0, 1, 0, 1, 2]
@@ -209,14 +220,14 @@ def test_calibrated_views(
 ) -> None:
     views = [view(number, **fields) for number, fields in enumerate(cameras)]
     file = write(tmp_path / "k.json", [person(number, **fields) for number, fields in enumerate(people)])
-    given = FitInput(file, group="views", cameras=write_views(tmp_path / "cameras.json", views))
-    dataset = given.dataset("joints44")
+    given = PredictInput(keypoints=file, group="views", cameras=write_views(tmp_path / "cameras.json", views))
+    dataset = fit(given)
     samples = dataset.samples
     assert numbers(samples) == order
     assert samples["view"].tolist() == camera
     for key, name in (("K", "K"), ("R_world_to_cam", "R"), ("t_world_to_cam", "t")):
         expected = torch.tensor([views[number][name] for number in camera])
-        torch.testing.assert_close(samples[key], expected)
+        torch.testing.assert_close(samples[key], expected)  # type: ignore[literal-required]
     assert not dataset.camera_assumed
     assert dataset.camera_statement == "2 calibrated cameras from cameras.json"
 
@@ -225,11 +236,11 @@ def test_image_sizes_of_calibrated_views(tmp_path: Path) -> None:
     sized = [view(0, image_size=[30, 40]), view(1, image_size=[60, 80])]
     cameras = write_views(tmp_path / "cameras.json", sized)
     file = write(tmp_path / "k.json", [person(0), person(1)], image_size=None)
-    samples = FitInput(file, group="views", cameras=cameras).dataset("joints44").samples
+    samples = fit(PredictInput(keypoints=file, group="views", cameras=cameras)).samples
     assert samples["image_size"].tolist() == [[30.0, 40.0], [60.0, 80.0]]
     write(file, [person(0), person(1)], image_size=[30, 40])
     with pytest.raises(ValueError, match=r"cameras\.json: the image of person '1', frame 0, has 60 x 80 pixels, but"):
-        FitInput(file, group="views", cameras=cameras).dataset("joints44")
+        fit(PredictInput(keypoints=file, group="views", cameras=cameras))
 
 
 @pytest.mark.parametrize(
@@ -247,40 +258,9 @@ def test_views_without_their_camera(
     views = [view(number, **({"name": name} if name else {})) for number, name in enumerate(names)]
     file = write(tmp_path / "k.json", [person(number, **fields) for number, fields in enumerate(people)])
     with pytest.raises(ValueError, match=rf"cameras\.json: {message}"):
-        FitInput(file, group="views", cameras=write_views(tmp_path / "cameras.json", views)).dataset("joints44")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "not a JSON file"),
-        ("[]", 'expected {"views"'),
-        ({"views": []}, 'expected {"views"'),
-        ({"views": [3]}, 'expected {"views"'),
-        ({"views": [view(0, name="a"), view(1)]}, "only some of the 2 views have name"),
-        ({"views": [view(0, image_size=[3, 4]), view(1)]}, "only some of the 2 views have image_size"),
-        ({"views": [view(0, name="a"), view(1, name="a")]}, "names of views must differ, got a, a"),
-        ({"views": [view(0), view(1, K=[[1, 0], [0, 1]])]}, r"views\[1\]: K must be 3 x 3 finite numbers"),
-        ({"views": [view(0, name="a", K=None)]}, r"views\[0\] \(a\): K must be 3 x 3 finite numbers, not None"),
-        ({"views": [view(0, K=[[0, 0, 1], [0, 1, 1], [0, 0, 1]])]}, r"K must be \[\[fx, s, cx\].*fx, fy above 0"),
-        ({"views": [view(0, K=[[1, 0, 1], [0, 1, 1], [0, 1, 1]])]}, r"K must be \[\[fx, s, cx\]"),
-        ({"views": [view(0, R=[[2, 0, 0], [0, 1, 0], [0, 0, 1]])]}, r"views\[0\]: R must be a rotation"),
-        ({"views": [view(0, R=[[-1, 0, 0], [0, 1, 0], [0, 0, 1]])]}, r"determinant \+1"),
-        ({"views": [view(0, t=[0, float("nan"), 0])]}, r"views\[0\]: t must be 3 finite numbers"),
-        ({"views": [view(0, t=["a", 0, 0])]}, r"views\[0\]: t must be 3 finite numbers"),
-        ({"views": [view(0, image_size=[3, -4])]}, r"views\[0\]: image_size must be width and height above 0 px"),
-    ],
-)
-def test_camera_files_that_are_none(tmp_path: Path, content: Any, message: str) -> None:
-    path = tmp_path / "cameras.json"
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(ValueError, match=rf"cameras\.json: .*{message}|cameras\.json: {message}"):
-        read_cameras(path)
-
-
-def test_camera_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"cameras: there is no file .*none\.json"):
-        read_cameras(tmp_path / "none.json")
+        PredictInput(keypoints=file, group="views", cameras=write_views(tmp_path / "cameras.json", views)).dataset(
+            "joints44", True, fill_gaps=True
+        )
 
 
 def test_sizes_come_from_a_folder_of_photographs(tmp_path: Path) -> None:
@@ -288,7 +268,7 @@ def test_sizes_come_from_a_folder_of_photographs(tmp_path: Path) -> None:
     first, second = write_photo(photos / "a" / "0.jpg", (30, 40)), write_photo(photos / "b" / "0.jpg", (60, 80))
     people = [person(0, image="b/0"), person(1, image="a/0.jpg")]
     file = write(tmp_path / "k.json", people, image_size=None)
-    dataset = FitInput(file, photos).dataset("joints44")
+    dataset = fit(PredictInput(photos, file))
     assert dataset.photos == (second, first)
     assert dataset.samples["image_size"].tolist() == [[60.0, 80.0], [30.0, 40.0]]
     assert dataset.samples["K"][:, 0, 2].tolist() == [30.0, 15.0]
@@ -297,7 +277,7 @@ def test_sizes_come_from_a_folder_of_photographs(tmp_path: Path) -> None:
 def test_one_photograph_is_everybodys(tmp_path: Path) -> None:
     photo = write_photo(tmp_path / "me.png", (30, 40))
     file = write(tmp_path / "k.json", [person(0, image="I.png"), person(1)], image_size=None)
-    dataset = FitInput(file, photo, focal_length=77.0, center=(3.0, 4.0)).dataset("joints44")
+    dataset = fit(PredictInput(photo, file, focal_length=77.0, center=(3.0, 4.0)))
     assert dataset.photos == (photo, photo)
     assert dataset.people.image_names == ("I.png", "me.png")
     assert dataset.samples["image_size"].tolist() == [[30.0, 40.0]] * 2
@@ -312,7 +292,7 @@ def test_one_photograph_is_everybodys(tmp_path: Path) -> None:
         ([{"image": "../k.png"}], {}, "photos", FileNotFoundError, r"no picture '\.\./k\.png'"),
         ([{}], {}, "photos", ValueError, r"k\.json does not name the pictures of all people"),
         (
-            [{"image": "a.png"}, {"image": "b.png"}],
+            [{"image": "c.png"}, {"image": "b.png"}],
             {},
             "photos/a.png",
             ValueError,
@@ -321,7 +301,7 @@ def test_one_photograph_is_everybodys(tmp_path: Path) -> None:
         ([{}], {}, "photos/none.png", FileNotFoundError, "photo: there is no picture"),
         ([{}], {}, "k.json", ValueError, r"photo: .*k\.json is no picture that can be read"),
         ([{"image": "a.png"}], {"image_size": [31, 40]}, "photos", ValueError, "has 30 x 40 pixels, but .* 31 x 40"),
-        ([{}], {}, None, ValueError, r"k\.json: the image size is unknown: give image_size, or photo"),
+        ([{}], {}, None, ValueError, "the image size is unknown, .*: give image_size or photo; or"),
     ],
 )
 def test_photographs_that_do_not_fit(
@@ -336,32 +316,4 @@ def test_photographs_that_do_not_fit(
     write_photo(tmp_path / "k.png", (30, 40))
     file = write(tmp_path / "k.json", [person(0, **entry) for entry in people], **({"image_size": None} | fields))
     with pytest.raises(error, match=message):
-        FitInput(file, None if photo is None else tmp_path / photo).dataset("joints44")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"group": "videos"}, "group: 'videos' is unknown, valid are people, views, video"),
-        ({"min_confidence": 1.5}, r"min_confidence: must lie in 0\.\.1, not 1\.5"),
-        ({"fps": 0.0}, r"fps: must be above 0, not 0\.0"),
-        ({"min_frames": 0}, "min_frames and max_gap: must be at least 1 and 0, not 0 and None"),
-        ({"max_gap": -1}, "min_frames and max_gap: must be at least 1 and 0, not 1 and -1"),
-        ({"cameras": Path("c.json"), "group": "video"}, "go with group 'views', not with 'video'"),
-        ({"cameras": Path("c.json"), "group": "views", "focal_length": 5.0}, "leave out the other camera arguments"),
-    ],
-)
-def test_arguments_that_cannot_be(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        # The tests' type checker would refuse the group first.
-        inspect.unwrap(FitInput.__init__)(object.__new__(FitInput), Path("k.json"), **changes)
-
-
-def test_command_line_fills_it_in(tmp_path: Path) -> None:
-    file = write(tmp_path / "k.json", [person(0, frame=2)])
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--predict", type=FitInput | None)
-    arguments = ["--predict.keypoints", str(file), "--predict.group", "video", "--predict.max_gap", "3"]
-    given = parser.instantiate(parser.parse_args(arguments)).predict
-    assert given == FitInput(file, group="video", max_gap=3)
-    assert given.dataset("joints44").samples["frame"].tolist() == [2]
+        fit(PredictInput(None if photo is None else tmp_path / photo, file))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from posecore.body.skeletons import COCO_17, JOINTS_44
 from posecore.data.box_files import read_boxes
-from posecore.data.photo_input import PhotoInput
+from posecore.data.predict_input import PredictInput
 
 SIZE = (60, 40)
 
@@ -67,7 +67,7 @@ def test_formats_of_box_files(
     read = read_boxes(file)
     assert read.boxes.tolist() == [[10, 5, 30, 35], [1, 2, 4, 6]]
     assert (read.ids, read.frames, read.num_skipped) == (ids, frames, skipped)
-    data = PhotoInput(folder(tmp_path / "photos", "a.png", "b.png"), boxes=file).dataset("joints44")
+    data = PredictInput(folder(tmp_path / "photos", "a.png", "b.png"), boxes=file).dataset("joints44", True, "people")
     assert [photo and photo.name for photo in data.photos] == ["b.png", "a.png"]
     # Squares around the middles, 1.2 times the longer side.
     torch.testing.assert_close(data.samples["box"], torch.tensor([[20.0, 20, 36], [2.5, 4, 4.8]]))
@@ -81,15 +81,17 @@ def test_categories_of_the_file_say_what_a_person_is(tmp_path: Path) -> None:
 
 def test_boxes_that_are_not_sure_are_left_out(tmp_path: Path) -> None:
     file = write(tmp_path / "r.json", RESULTS)
-    data = PhotoInput(folder(tmp_path / "p", "a.png", "b.png"), boxes=file, min_confidence=0.5).dataset("joints44")
+    data = PredictInput(folder(tmp_path / "p", "a.png", "b.png"), boxes=file, min_confidence=0.5).dataset(
+        "joints44", True, "people"
+    )
     assert data.people.image_names == ("b",)
     assert data.notes == (f"1 boxes of {file} were left out: of no person, or below min_confidence",)
 
 
 def test_rows_have_everything_that_a_network_and_a_writer_need(tmp_path: Path) -> None:
     file = write(tmp_path / "b.json", {"a.png": [[0, 0, 20, 30], [20, 10, 40, 30]]})
-    given = PhotoInput(folder(tmp_path / "p", "a.png"), boxes=file, crops=10, box_scale=1.0)
-    data = given.dataset("joints44")
+    given = PredictInput(folder(tmp_path / "p", "a.png"), boxes=file, crops=10, box_scale=1.0)
+    data = given.dataset("joints44", True, "people")
     batch = data.__getitems__([1, 0])
     assert batch["row"].tolist() == [1, 0]
     assert batch["image"].dtype == torch.uint8
@@ -100,7 +102,7 @@ def test_rows_have_everything_that_a_network_and_a_writer_need(tmp_path: Path) -
     diagonal = pytest.approx(52**0.5 * 10)
     assert batch["K"][0].tolist() == [[diagonal, 0, 30], [0, diagonal, 20], [0, 0, 1]]
     assert (data.camera_assumed, data.known.tolist()) == (True, [False, False])
-    assert "image diagonal" in data.camera_statement
+    assert "image's diagonal" in data.camera_statement
     assert batch["joints_2d_px"].shape == (2, JOINTS_44.num_joints, 2)
     assert not batch["joints_2d_px"].any()
     assert not batch["confidence"].any()
@@ -108,26 +110,31 @@ def test_rows_have_everything_that_a_network_and_a_writer_need(tmp_path: Path) -
     assert batch["image"][0, :2, 7, 7].tolist() == pytest.approx([4 * 29.5, 4 * 19.5], abs=2)
     assert batch["image"][0, :2, 7, 12].tolist() == pytest.approx([4 * 39.5, 4 * 19.5], abs=2)
     assert not batch["image"][1, :, :, :3].any()
-    assert given.source == {"photo": str(tmp_path / "p"), "boxes": str(file), "box_scale": 1.0}
+    assert data.source == {
+        "photo": str(tmp_path / "p"), "boxes": str(file), "box_scale": 1.0, "group": "people",
+        "camera": data.camera_statement,
+    }  # fmt: skip
 
 
 def test_one_box_and_the_whole_picture(tmp_path: Path) -> None:
     photo = picture(tmp_path / "me.png")
-    one = PhotoInput(photo, box=(10.0, 0.0, 30.0, 40.0), focal_length=99.0, center=(3.0, 4.0)).dataset("joints44")
+    one = PredictInput(photo, box=(10.0, 0.0, 30.0, 40.0), focal_length=99.0, center=(3.0, 4.0)).dataset(
+        "joints44", True, "people"
+    )
     assert one.samples["box"].tolist() == [[20, 20, 48]]
     assert one.samples["K"].tolist() == [[[99, 0, 3], [0, 99, 4], [0, 0, 1]]]
     assert (one.people.image_names, one.photos, one.camera_assumed) == (("me.png",), (photo,), False)
-    whole = PhotoInput(photo).dataset("joints44")
+    whole = PredictInput(photo).dataset("joints44", True, "people")
     assert whole.samples["box"].tolist() == [[30, 20, 60]]
     assert whole.__getitems__([0])["image"].shape == (1, 3, 336, 336)
-    assert PhotoInput(photo, box=(1.0, 2.0, 3.0, 4.0)).source["box"] == [1, 2, 3, 4]
+    assert one.source["box"] == [10, 0, 30, 40]
 
 
 def test_a_folder_alone_is_a_person_per_picture(tmp_path: Path) -> None:
     photos = folder(tmp_path / "p", "b.png", "a.JPG")
     (photos / "notes.txt").write_text("no picture")
     picture(photos / "c.png", (10, 80))
-    data = PhotoInput(photos).dataset("joints44")
+    data = PredictInput(photos).dataset("joints44", True, "people")
     assert data.people.image_names == ("a.JPG", "b.png", "c.png")
     assert data.samples["frame"].tolist() == [0, 1, 2]
     assert data.samples["box"].tolist() == [[30, 20, 60], [30, 20, 60], [5, 40, 80]]
@@ -137,12 +144,11 @@ def test_a_picture_takes_its_boxes_out_of_a_file_of_many(tmp_path: Path) -> None
     content = [{"image_id": 139, "bbox": [0, 0, 10, 20]}, {"image_id": 7, "bbox": [0, 0, 10, 10]}]
     file = write(tmp_path / "r.json", content)
     photos = folder(tmp_path / "p", "000000000139.png", "000000000007.png")
-    data = PhotoInput(photos / "000000000139.png", boxes=file).dataset("joints44")
+    data = PredictInput(photos / "000000000139.png", boxes=file).dataset("joints44", True, "people")
     assert data.samples["box"].tolist() == [[5, 10, 24]]
-    assert data.notes == ("1 boxes of other pictures than 000000000139.png were left out",)
-    assert [path and path.name for path in PhotoInput(photos, boxes=file).dataset("joints44").photos] == [
-        "000000000139.png", "000000000007.png",
-    ]  # fmt: skip
+    assert data.notes == ("1 people in other pictures than 000000000139.png were left out",)
+    whole = PredictInput(photos, boxes=file).dataset("joints44", True, "people")
+    assert [path and path.name for path in whole.photos] == ["000000000139.png", "000000000007.png"]
 
 
 def keypoints(path: Path, **fields: Any) -> Path:
@@ -153,8 +159,8 @@ def keypoints(path: Path, **fields: Any) -> Path:
 
 def test_keypoints_make_boxes(tmp_path: Path) -> None:
     photo = picture(tmp_path / "me.png")
-    data = PhotoInput(photo, keypoints=keypoints(tmp_path / "k.json"), crops=20, assumed_focal_length=70.0).dataset(
-        "joints44"
+    data = PredictInput(photo, keypoints=keypoints(tmp_path / "k.json"), crops=20, assumed_focal_length=70.0).dataset(
+        "joints44", True, "people"
     )
     torch.testing.assert_close(data.samples["box"], torch.tensor([[28.0, 13, 16 * 1.2]]))
     assert (data.people.ids, data.people.frames, data.people.joint_set) == (("x",), (3,), COCO_17)
@@ -164,7 +170,7 @@ def test_keypoints_make_boxes(tmp_path: Path) -> None:
     assert data.samples["K"][0, 0, 0] == 70
     batch = data.__getitems__([0])
     assert (batch["image"].dtype, batch["image"].shape, batch["row"].tolist()) == (torch.uint8, (1, 3, 30, 30), [0])
-    assert data.camera_statement.startswith("focal length assumed: 70 px")
+    assert data.camera_statement.startswith("focal length assumed: 70.0 px")
 
 
 @pytest.mark.parametrize(
@@ -174,13 +180,13 @@ def test_keypoints_make_boxes(tmp_path: Path) -> None:
         ({"boxes": Path("b"), "box": (0.0, 0.0, 1.0, 1.0)}, "boxes and box: say where"),
         ({"box_scale": 0.0}, r"box_scale: must be above 0, not 0\.0"),
         ({"min_confidence": 2.0}, r"min_confidence: must lie in 0\.\.1, not 2\.0"),
-        ({"joint_set": "coco17"}, "joint_set and select: say what to read of keypoints"),
-        ({"select": "x"}, "joint_set and select: say what to read of keypoints"),
+        ({"joint_set": "coco17"}, "joint_set: says what to read of keypoints"),
+        ({"select": "x"}, "select: says what to read of keypoints"),
     ],
 )
 def test_arguments_that_cannot_be(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        PhotoInput(Path("p.png"), **changes)
+        PredictInput(Path("p.png"), **changes)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +200,7 @@ def test_arguments_that_cannot_be(changes: dict[str, Any], message: str) -> None
         ("p/a.png", {"box": (70.0, 0.0, 90.0, 9.0)}, ValueError, r"person '0' goes .* outside of a\.png with 60 x 40"),
         ("p/a.png", {"box": (float("nan"), 0.0, 9.0, 9.0)}, ValueError, "box: must be left, top"),
         ("p/a.png", {"focal_length": -1.0}, ValueError, r"focal_length must be positive pixels, not -1\.0"),
-        ("p/a.png", {"crops": 0}, ValueError, "crops: their side must be at least 1 px, got 0"),
+        ("p/a.png", {"crops": 0}, ValueError, "crops: must be at least 1 px, got 0"),
         ("p/a.png", {"crop_margin": 0.5}, ValueError, r"crop_margin: must be at least 1, the box itself, got 0\.5"),
     ],
 )
@@ -205,7 +211,7 @@ def test_photographs_that_do_not_fit(
     (tmp_path / "empty").mkdir()
     write(tmp_path / "text.png", "text")
     with pytest.raises(error, match=message):
-        PhotoInput(tmp_path / photo, **changes).dataset("joints44")
+        PredictInput(tmp_path / photo, **changes).dataset("joints44", True, "people")
 
 
 @pytest.mark.parametrize(
@@ -238,7 +244,7 @@ def test_files_of_boxes_that_do_not_fit(
     if content is not None:
         write(tmp_path / name, content)
     with pytest.raises(error, match=message):
-        PhotoInput(folder(tmp_path / "p", "a.png"), boxes=tmp_path / name).dataset("joints44")
+        PredictInput(folder(tmp_path / "p", "a.png"), boxes=tmp_path / name).dataset("joints44", True, "people")
 
 
 def test_a_csv_file_that_is_no_text(tmp_path: Path) -> None:
@@ -248,17 +254,21 @@ def test_a_csv_file_that_is_no_text(tmp_path: Path) -> None:
 
 
 def test_boxes_of_other_pictures_only(tmp_path: Path) -> None:
-    file = write(tmp_path / "b.json", {"c.png": [[0, 0, 9, 9]]})
-    with pytest.raises(ValueError, match=r"has no box in a\.png; it speaks of c\.png"):
-        PhotoInput(picture(tmp_path / "a.png"), boxes=file).dataset("joints44")
+    photo = picture(tmp_path / "a.png")
+    file = write(tmp_path / "b.json", {"c.png": [[0, 0, 9, 9]], "d.png": [[0, 0, 9, 9]]})
+    with pytest.raises(ValueError, match=r"a\.png is one picture, but .*b\.json speaks of 2 others, 'c\.png' and"):
+        PredictInput(photo, boxes=file).dataset("joints44", True, "people")
+    write(file, {"c.png": [[0, 0, 9, 9]]})
+    data = PredictInput(photo, boxes=file).dataset("joints44", True, "people")
+    assert data.notes == (f"a.png is taken for the picture that {file} calls c.png",)
 
 
 def test_command_line_fills_it_in(tmp_path: Path) -> None:
     photo = picture(tmp_path / "a.png")
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--predict", type=PhotoInput | None)
+    parser.add_argument("--predict", type=PredictInput | None)
     given = parser.instantiate(
         parser.parse_args(["--predict.photo", str(photo), "--predict.box", "[10, 0, 30, 40]", "--predict.crops", "64"])
     ).predict
-    assert given == PhotoInput(photo, box=(10.0, 0.0, 30.0, 40.0), crops=64)
-    assert given.dataset("joints44").samples["box"].tolist() == [[20, 20, 48]]
+    assert given == PredictInput(photo, box=(10.0, 0.0, 30.0, 40.0), crops=64)
+    assert given.dataset("joints44", True, "people").samples["box"].tolist() == [[20, 20, 48]]
