@@ -11,7 +11,6 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-METHODS = ["diffhmr", "diffupose", "hmdiff", "scorehmr", "zedo"]
 CLOCKS = {"train/samples_per_second", "train/data_wait"}
 # Two epochs of 4 batches and one batch of a third; checkpoints after 3, 6 and 9 of them, a validation after 8.
 RUN = [
@@ -55,9 +54,7 @@ def assert_same_run(whole: Path, resumed: Path) -> None:
     assert len(curves(whole)["train/loss"]) == 9
     expected, found = end(whole), end(resumed)
     for key in ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers"):
-        torch.testing.assert_close(
-            found[key], expected[key], rtol=0, atol=0, msg=lambda text, key=key: f"{key}: {text}"
-        )
+        torch.testing.assert_close(found[key], expected[key], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -67,10 +64,9 @@ def assert_same_run(whole: Path, resumed: Path) -> None:
         ("diffupose", ["--data.num_workers", "2"]),
         ("hmdiff", []),
         ("scorehmr", []),
-        ("zedo", []),
         ("zedo", ["--trainer.devices", "2", "--trainer.strategy", "ddp"]),
     ],
-    ids=["diffhmr", "diffupose", "hmdiff", "scorehmr", "zedo", "zedo-two-processes"],
+    ids=["diffhmr", "diffupose", "hmdiff", "scorehmr", "zedo-two-processes"],
 )
 def test_a_killed_training_continues_with_the_same_curve(method: str, args: list[str], tmp_path: Path) -> None:
     said = fit(method, tmp_path / "whole", *args)
@@ -82,8 +78,8 @@ def test_a_killed_training_continues_with_the_same_curve(method: str, args: list
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_a_broken_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    """The newest file is cut off: the one before is used, and both are named."""
+def test_broken_checkpoints_are_passed_over(tmp_path: Path) -> None:
+    """The newest files are cut off: the one before is used, and all are named. ZeDO with one process."""
     fit("zedo", tmp_path / "whole")
     fit("zedo", tmp_path / "killed", *KILL, code=-signal.SIGKILL)
     paths = sorted((tmp_path / "killed").rglob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)

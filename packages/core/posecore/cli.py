@@ -11,8 +11,13 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from posecore.launchers import with_launcher_options
+from posecore.training.last_checkpoint import continue_last
 from posecore.training.prediction_writer import PredictionWriter
+from posecore.training.preemption import Preemption
 from posecore.training.results import Results, model_options
+from posecore.training.resume import Resume
+from posecore.training.uneven_ranks import UnevenRanks
 
 TRACEBACK = "HUMANDIFF_TRACEBACK"
 SKIPPED = 3
@@ -50,7 +55,7 @@ def run(
     # Batches of whole groups have no indices that Lightning could know; they say themselves which rows they hold.
     warnings.filterwarnings("ignore", message="Couldn't infer the batch indices")
     try:
-        found = find_configs(list(sys.argv[1:] if args is None else args), configs)
+        found = with_launcher_options(find_configs(list(sys.argv[1:] if args is None else args), configs))
         check_checkpoint(found)
         if args is None:
             sys.argv[1:] = found
@@ -62,6 +67,7 @@ def run(
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
+            trainer_defaults={"callbacks": [UnevenRanks(), Resume()]},
         )
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get(TRACEBACK):
@@ -74,16 +80,25 @@ def run(
 
 
 class _CLI(LightningCLI):
-    """Adds ``--output.*``, where `predict` writes, and ``--results.*``, what `test` compares with."""
+    """Adds ``--output.*``, where `predict` writes; ``--results.*``, what `test` compares with; ``--preemption.*``."""
 
     writer: type[PredictionWriter]
     folder: Path
     options: list[str]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the writer of predictions and the report of results."""
+        """Adds the writer of predictions, the report of results, the way out of a cluster that wants its nodes back."""
         parser.add_lightning_class_args(self.writer, "output")
         parser.add_lightning_class_args(Results, "results")
+        parser.add_lightning_class_args(Preemption, "preemption")
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would load the whole checkpoint here, for arguments that are never saved in it."""
+
+    def before_instantiate_classes(self) -> None:
+        """Finds the checkpoint that ``--ckpt_path last`` means."""
+        if self.subcommand is not None:
+            continue_last(self.config[self.subcommand], self.subcommand)
 
     def after_instantiate_classes(self) -> None:
         """Tells the report which YAML files and options the run was made with, and the writer all options."""

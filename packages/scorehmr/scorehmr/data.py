@@ -11,6 +11,7 @@ from posecore.body.skeletons import COCO_17
 from posecore.data.base import PoseDataset
 from posecore.data.datamodule import PoseDataModule
 from posecore.data.grouping import WholeGroups
+from posecore.data.mixing import DealtBatches
 from posecore.data.predict_dataset import PredictDataset
 from posecore.data.predict_input import NO_KEYPOINTS, PredictInput
 from posecore.data.sample import PoseSample
@@ -123,7 +124,9 @@ class ScoreHMRDataModule(PoseDataModule):
 
     def _whole_groups(self, dataset: PoseDataset, done: Collection[int] = ()) -> DataLoader[PoseSample]:
         groups = WholeGroups(dataset, self.group_keys, self.batch_size, done)
-        return DataLoader(groups, batch_size=None, num_workers=self.num_workers)
+        return DataLoader(
+            groups, batch_size=None, sampler=DealtBatches(len(groups), 1, *self.ranks), num_workers=self.num_workers
+        )
 
     def on_after_batch_transfer(self, batch: PoseSample, dataloader_idx: int) -> PoseSample:
         """Mirrors some people of a training batch (2D, camera and body together), then takes keypoints away."""

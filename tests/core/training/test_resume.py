@@ -38,7 +38,7 @@ class Tiny(LightningModule):
 
     def training_step(self, batch: PoseSample, batch_idx: int) -> Tensor:
         x = batch["joints_rel"].flatten(1)
-        loss = (self.network(x) - x - torch.randn_like(x)).square().mean()
+        loss: Tensor = (self.network(x) - x - torch.randn_like(x)).square().mean()
         self._note("train", batch, batch_idx, loss)
         return loss
 

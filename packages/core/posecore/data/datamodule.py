@@ -1,5 +1,6 @@
 """The DataModule that every method shares: lists and dicts of dataset factories, built in ``setup``."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from posecore.body.skeletons import get_joint_set
 from posecore.data.base import PoseDataset, PoseTable, select_joints
-from posecore.data.mixing import EpochSampler, JoinedDataset
+from posecore.data.mixing import DealtBatches, EpochSampler, JoinedDataset
 from posecore.data.predict_dataset import PredictDataset
 from posecore.data.predict_input import NO_KEYPOINTS, PredictInput
 from posecore.data.sample import PoseSample, group_names
@@ -113,7 +114,7 @@ class PoseDataModule(LightningDataModule):
         if self.train_set is None:
             raise ValueError("train: no training sets; name at least one factory, and call setup('fit')")
         sizes = [len(dataset) for dataset in self.train_set.datasets]
-        ranks = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+        ranks = self.ranks
         sampler = EpochSampler(sizes, self.train_weights, self.seed, *ranks)
         if len(sampler) < self.batch_size:
             share = "" if ranks[0] == 1 else f" of each of {ranks[0]} processes"
@@ -121,6 +122,8 @@ class PoseDataModule(LightningDataModule):
         if self.trainer is not None:
             epoch, batch = next_batch(self.trainer)
             sampler.start_at(epoch, batch * self.batch_size)
+            # Lightning knows of no sampler that starts in the middle.
+            warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")
         return self._loader(self.train_set, sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> list[DataLoader[PoseSample]]:
@@ -175,10 +178,19 @@ class PoseDataModule(LightningDataModule):
         except ValueError as error:
             raise ValueError(f"data.{name}: {error}") from error
 
+    @property
+    def ranks(self) -> tuple[int, int]:
+        """Number of processes, and this one's number; one without a Trainer."""
+        return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+
     def _loader(self, dataset: Dataset[PoseSample], **options: Any) -> DataLoader[PoseSample]:
+        size = self.batch_size
+        if "sampler" not in options:
+            options["sampler"] = dealt = DealtBatches(len(dataset), size, *self.ranks)  # type: ignore[arg-type]
+            size = dealt.batch_size
         return DataLoader(
             dataset,
-            batch_size=self.batch_size,
+            batch_size=size,
             num_workers=self.num_workers,
             collate_fn=_identity,
             persistent_workers=self.num_workers > 0,
@@ -188,12 +200,12 @@ class PoseDataModule(LightningDataModule):
 
 def next_batch(trainer: Trainer) -> tuple[int, int]:
     """Epoch and number of the training batch that comes next: (0, 0) in a new run, anywhere in a resumed one."""
-    progress, batches = trainer.fit_loop.epoch_progress.current, trainer.fit_loop.epoch_loop.batch_progress
-    if progress.ready == progress.processed:  # between epochs
-        return progress.processed, 0
-    if batches.is_last_batch:
-        return progress.processed + 1, 0
-    return progress.processed, batches.current.ready
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    batches = trainer.fit_loop.epoch_loop.batch_progress
+    epoch: int = progress.processed
+    if progress.ready == epoch:  # between epochs
+        return epoch, 0
+    return (epoch + 1, 0) if batches.is_last_batch else (epoch, batches.current.ready)
 
 
 def _identity(batch: Any) -> Any:

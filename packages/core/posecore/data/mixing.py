@@ -72,8 +72,8 @@ class EpochSampler(DistributedSampler[int]):
         rank: int = 0,
     ) -> None:
         self.sizes = torch.tensor(sizes)
-        total = int(self.sizes.sum())
-        super().__init__(range(total), num_replicas, rank, seed=seed)  # type: ignore[arg-type]
+        self.total = int(self.sizes.sum())
+        super().__init__(range(self.total), num_replicas, rank, seed=seed)  # type: ignore[arg-type]
         self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
         self.done = 0
 
@@ -88,18 +88,53 @@ class EpochSampler(DistributedSampler[int]):
 
     def __len__(self) -> int:
         """Rows of the whole epoch, also where it starts in the middle: Lightning counts batches from the beginning."""
-        return len(self.dataset) // self.num_replicas
+        return self.total // self.num_replicas
 
     def __iter__(self) -> Iterator[int]:
         mine = self._order()[self.rank :: self.num_replicas][: len(self)]
         return iter(mine[self.done :].tolist())
 
     def _order(self) -> Int[Tensor, " rows"]:
-        total = len(self.dataset)
         generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
         if self.weights is None:
-            return torch.randperm(total, generator=generator)
-        dataset = torch.multinomial(self.weights, total, replacement=True, generator=generator)
-        row = (torch.rand(total, dtype=torch.float64, generator=generator) * self.sizes[dataset]).long()
+            return torch.randperm(self.total, generator=generator)
+        dataset = torch.multinomial(self.weights, self.total, replacement=True, generator=generator)
+        row = (torch.rand(self.total, dtype=torch.float64, generator=generator) * self.sizes[dataset]).long()
         starts = self.sizes.cumsum(0) - self.sizes
         return starts[dataset] + row
+
+
+class DealtBatches(DistributedSampler[int]):
+    """Rows in order, whole batches of them dealt to ranks: rank r of W has the batches r, r + W, r + 2 W, ...
+
+    A batch holds the same rows whatever the number of ranks, so what is drawn for it is the same, too; no row is
+    repeated, so none counts twice. Ranks may have different numbers of batches. Each needs one, since Lightning leaves
+    out the evaluation of a rank that has none, and the others would wait for it: a set with fewer batches than ranks
+    is dealt in smaller ones. It is a ``DistributedSampler`` so that Lightning puts no other one around it.
+
+    Args:
+        rows: number of rows.
+        batch_size: rows of a batch.
+        num_replicas: number of ranks.
+        rank: whose batches.
+
+    Attributes:
+        batch_size: Rows of the batches that are dealt, for the loader.
+
+    Raises:
+        ValueError: if there are fewer rows than ranks.
+    """
+
+    def __init__(self, rows: int, batch_size: int, num_replicas: int = 1, rank: int = 0) -> None:
+        super().__init__(range(rows), num_replicas, rank, shuffle=False)  # type: ignore[arg-type]
+        if 0 < rows < num_replicas:
+            raise ValueError(f"trainer.devices: {num_replicas} processes for {rows} rows; use at most {rows}")
+        self.batch_size = min(batch_size, max(rows // num_replicas, 1)) if num_replicas > 1 else batch_size
+        starts = range(rank * self.batch_size, rows, num_replicas * self.batch_size)
+        self.mine = [row for start in starts for row in range(start, min(start + self.batch_size, rows))]
+
+    def __len__(self) -> int:
+        return len(self.mine)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.mine)

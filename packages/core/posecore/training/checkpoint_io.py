@@ -94,7 +94,7 @@ class SafeCheckpointIO(CheckpointIO):
 
 def _save(checkpoint: dict[str, Any], file: Any) -> None:
     """``torch.save``, whose writer answers a full disk with a RuntimeError of its own."""
-    written = _Errors(file)
+    written: Any = _Errors(file)
     try:
         torch.save(checkpoint, written)
     except RuntimeError:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
 PLACES = ("checkpoints/*.ckpt", "lightning_logs/*/checkpoints/*.ckpt")
 """Where Lightning keeps checkpoints below ``default_root_dir``, without and with a logger."""
@@ -105,9 +105,10 @@ def continue_last(options: Any, subcommand: str) -> None:
         run = path.parent.parent
         if run.parent == (root / "lightning_logs").resolve():
             step = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["global_step"]
-            trainer["logger"] = Namespace(
+            make: Any = Namespace  # its library has no types here
+            trainer["logger"] = make(
                 class_path="lightning.pytorch.loggers.TensorBoardLogger",
-                init_args=Namespace(save_dir=str(root), version=run.name),
+                init_args=make(save_dir=str(root), version=run.name),
                 dict_kwargs={"purge_step": step},
             )
 

@@ -91,9 +91,10 @@ class Results(Callback):
         found = {name.removeprefix(_STAGE): value for name, value in metrics.items() if name.startswith(_STAGE)}
         sets = {name.split("/")[0] for name in found}
         compared = {name: value for name, value in self.paper.items() if name.split("/")[0] in sets}
+        folder = trainer.log_dir or trainer.default_root_dir  # all ranks must ask: it is broadcast
         if trainer.is_global_zero:
             content = self._content(trainer, pl_module, metrics)
-            path = self.path or Path(trainer.log_dir or trainer.default_root_dir) / FILE_NAME
+            path = self.path or Path(folder) / FILE_NAME
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, json.dumps(content, indent=2) + "\n")
             print(self._report(content, found, compared, path))  # noqa: T201

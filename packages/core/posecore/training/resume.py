@@ -32,6 +32,7 @@ class Resume(Callback):
 
     def __init__(self) -> None:
         self._inside_step = False
+        self._loaded_step = 0
         self._gradients: dict[str, Tensor] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -51,7 +52,21 @@ class Resume(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Tidies the counters before Lightning reads them."""
         self._inside_step = tidy(checkpoint["loops"]["fit_loop"])
+        self._loaded_step = checkpoint["global_step"]
         self._gradients = checkpoint.get(GRADIENTS, {})
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Sees that all processes go on from the same place; they would wait for each other for ever if not.
+
+        Raises:
+            ValueError: They do not: nodes see different files.
+        """
+        first = trainer.strategy.broadcast(self._loaded_step)
+        if not trainer.strategy.reduce_boolean_decision(first == self._loaded_step):
+            raise ValueError(
+                f"ckpt_path: the first process has a checkpoint of step {first}, and another has not (this "
+                f"one: step {self._loaded_step}); default_root_dir must be a folder that all nodes share"
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Puts gradients back, and decides what comes before the next batch."""
@@ -59,11 +74,11 @@ class Resume(Callback):
             if name in self._gradients:
                 parameter.grad = self._gradients[name].to(parameter)
         self._gradients = {}
-        fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
         if self._inside_step:
             self._end_step(trainer)
-        if fit.epoch_progress.current.ready == fit.epoch_progress.current.processed:
-            epoch.restarting = False  # a new epoch, whatever the counters of the one before
+        progress: Any = trainer.fit_loop.epoch_progress.current
+        if progress.ready == progress.processed:
+            trainer.fit_loop.epoch_loop.restarting = False  # a new epoch, whatever the counters of the one before
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ends a run whose last state is not on the disk as a failed one.
@@ -87,9 +102,8 @@ class Resume(Callback):
         if not epoch._should_accumulate():
             epoch._batches_that_stepped += 1
         if epoch._num_ready_batches_reached():
-            fit.epoch_progress.current.processed += 1
-            fit.epoch_progress.total.processed += 1
-            _level(fit.epoch_progress.current, fit.epoch_progress.total)
+            for count in (fit.epoch_progress.current, fit.epoch_progress.total):
+                _end(count)
             fit._restart_stage = RestartStage.NONE
 
 
@@ -114,7 +128,6 @@ def tidy(loops: dict[str, Any]) -> bool:
     return inside_step
 
 
-def _level(*counts: Any) -> None:
-    """Sets all counts of an epoch that is over to the same number."""
-    for count in counts:
-        count.ready = count.started = count.completed = count.processed
+def _end(count: Any) -> None:
+    """Counts the running epoch as over."""
+    count.processed = count.completed = count.ready

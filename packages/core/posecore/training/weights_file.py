@@ -25,9 +25,10 @@ class WeightsFile(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the file."""
+        folder = trainer.log_dir or trainer.default_root_dir  # all ranks must ask: it is broadcast
         if not trainer.is_global_zero:
             return
-        path = self.path or Path(trainer.log_dir or trainer.default_root_dir) / "weights.safetensors"
+        path = self.path or Path(folder) / "weights.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         about = {"about": self.about, "steps": str(trainer.global_step)}
         save_weights(path, pl_module, type(pl_module).__name__.lower(), about, self.only, self.half)

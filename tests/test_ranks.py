@@ -1,0 +1,70 @@
+"""Two processes give what one gives: every number, every hypothesis; and no run waits for ever."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+METHODS = ["diffhmr", "diffupose", "hmdiff", "scorehmr", "zedo"]
+PHOTO = Path(__file__).parents[1] / "tools" / "demo_data" / "photographer"
+SECONDS = 240
+"""Time for one command: what hangs fails."""
+TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
+ONE = ["--trainer.devices", "1", "--trainer.accelerator", "cpu"]
+
+
+def command(method: str, *args: str | Path) -> None:
+    """Runs a method as a user does; Lightning starts the second process."""
+    done = subprocess.run(
+        [sys.executable, "-m", method, *map(str, args)], capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path]:
+    """A method, the folder of its smoke run on two processes, and its last checkpoint."""
+    folder = tmp_path_factory.mktemp(request.param)
+    command(request.param, "fit", "--config", "smoke.yaml", "--trainer.default_root_dir", folder, *TWO)
+    (checkpoint,) = folder.rglob("last.ckpt")
+    return request.param, folder, checkpoint
+
+
+def test_numbers_are_those_of_one_process(trained: tuple[str, Path, Path], tmp_path: Path) -> None:
+    """On a number of batches that two processes cannot share evenly: nothing is scored twice, nothing is left out."""
+    method, _, checkpoint = trained
+    found = {}
+    for name, ranks in (("one", ONE), ("two", TWO)):
+        command(
+            method, "test", "--config", "smoke.yaml", "--ckpt_path", checkpoint, "--data.batch_size", "5",
+            "--trainer.default_root_dir", tmp_path / name, *ranks,
+        )  # fmt: skip
+        (path,) = (tmp_path / name).rglob("metrics.json")
+        found[name] = json.loads(path.read_text())["metrics"]
+    assert found["one"].keys() == found["two"].keys()
+    for metric, value in found["one"].items():
+        if not metric.endswith("per_second"):
+            assert found["two"][metric] == pytest.approx(value, rel=1e-5, abs=1e-4), metric
+
+
+def test_hypotheses_are_those_of_one_process(trained: tuple[str, Path, Path], tmp_path: Path) -> None:
+    method, _, checkpoint = trained
+    people = json.loads(PHOTO.with_suffix(".json").read_text())
+    people["people"] = [{**people["people"][0], "id": f"person {number}"} for number in range(5)]
+    (tmp_path / "people.json").write_text(json.dumps(people))
+    results = []
+    for name, ranks in (("one", ONE), ("two", TWO)):
+        command(
+            method, "predict", "--config", "smoke.yaml", "--ckpt_path", checkpoint, "--data.batch_size", "2",
+            "--data.predict.keypoints", tmp_path / "people.json", "--data.predict.photo", PHOTO.with_suffix(".png"),
+            "--output.folder", tmp_path / name, "--output.formats", "[]", "--output.pictures", "false", *ranks,
+        )  # fmt: skip
+        with np.load(tmp_path / name / "predictions.npz", allow_pickle=False) as arrays:
+            results.append({key: arrays[key] for key in arrays.files if arrays[key].dtype.kind == "f"})
+    assert results[0].keys() == results[1].keys()
+    assert len(results[0]["joints" if "joints" in results[0] else "hypotheses"]) == 5
+    for key, value in results[0].items():
+        np.testing.assert_allclose(results[1][key], value, rtol=1e-5, atol=1e-5, err_msg=key)
