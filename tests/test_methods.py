@@ -152,6 +152,12 @@ def test_a_killed_predict_continues_with_the_same_results(trained: tuple[str, Pa
     refused = command(method, *seeded, "--model.seed", "7", code=2)
     assert "settings.model.seed was 0 and is 7" in refused.stderr
     command(method, *seeded)
+    if method == "zedo":  # told to end, it ends after the batch
+        told = command(
+            method, *args, "--output.folder", tmp_path / "told", *killer, "--trainer.callbacks.name=SIGTERM", code=143
+        )
+        assert "--output.resume true continues" in told.stderr
+        assert len([*(tmp_path / "told" / "parts").glob("rows_*")]) == 2
     command(method, *args, "--output.folder", tmp_path / "whole")
     for path in (tmp_path / "whole").rglob("*"):
         if path.is_file() and path.suffix != ".npz":

@@ -13,6 +13,7 @@ from posecore.data.sample import PoseSample
 from posecore.diffusion.schedule import NoiseSchedule
 from posecore.fitting.estimate import PosedPeople, SMPLEstimate
 from posecore.fitting.terms import KeypointReprojection, TemporalSmoothness, Term
+from scorehmr import sampler
 from scorehmr.sampler import Guidance, RefineResult, refine
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))  # tools are scripts, not an installed package
@@ -178,6 +179,24 @@ def test_when_all_have_finished_no_loop_is_left(body: NamedJoints, people: PoseS
     _, loops = refine(denoiser, COSINE, start, model, [keypoint_term(people)], body, guidance, progress)
     assert len(calls) == 1
     assert loops.tolist() == [1] * 6
+
+
+@pytest.mark.parametrize("shape", [False, True])
+def test_a_long_video_is_fitted_in_pieces_with_the_same_result(
+    body: NamedJoints, people: PoseSample, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, shape: bool
+) -> None:
+    """Joints are computed for some rows at a time; the term over time still sees all of them."""
+    start, cond, model = make.start(people), make.cond(6), make.model(shape, output=1.0)
+    terms = [keypoint_term(people), TemporalSmoothness(torch.tensor([0, 0, 0, 0, 1, 1]), 5.0)]
+    guidance = Guidance(noise_level=6, step=2, outer_loops=2, stop_change=None)
+    whole, _ = run(model, cond, start, terms, body, guidance)
+    monkeypatch.setattr(sampler, "_ROWS_AT_ONCE", 4)
+    found, _ = run(model, cond, start, terms, body, guidance)
+    for name in ("pose_rot6d", "betas", "transl"):
+        torch.testing.assert_close(getattr(found, name), getattr(whole, name), atol=1e-5, rtol=1e-5)
+    assert (found.transl - start.transl).abs().max() > 0.01
+    alone, _ = run(model, cond, start, terms[:1], body, guidance)
+    assert (found.pose_rot6d - alone.pose_rot6d).abs().max() > 1e-4, "time couples them"
 
 
 def test_coupled_people_cannot_stop_one_by_one(body: NamedJoints, people: PoseSample, make: SimpleNamespace) -> None:

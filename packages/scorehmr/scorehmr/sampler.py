@@ -19,6 +19,8 @@ from posecore.fitting.terms import Term
 
 Progress = Callable[[int, int], None]
 
+_ROWS_AT_ONCE = 128  # of which joints are computed together: some 10 MB
+
 
 @runtime_checkable
 class NoisePredictor(Protocol):
@@ -162,6 +164,14 @@ def refine(
     return fit.result()
 
 
+class _Piece(NamedTuple):
+    """Some of the people, and the terms that look at them."""
+
+    rows: Int[Tensor, " rows"]
+    body: NamedJoints | FixedShapeJoints
+    terms: list[Term]
+
+
 class _Fit:
     """People who are still being fitted, and the results of everybody."""
 
@@ -189,6 +199,7 @@ class _Fit:
         # Of the people who are left:
         self.rows = torch.arange(len(start), device=start.transl.device)
         self.fixed = start
+        self.pieces = self._pieces()
         self.x, self.transl = self.all_x_0, start.transl
         self.camera = RowAdam(start.transl, guidance.camera_lr)
         self.best_x_0, self.best_transl = self.x, self.transl
@@ -233,24 +244,69 @@ class _Fit:
             self.stopping = self.finished
             return noise.detach(), torch.zeros_like(x)
         # Without the network in between, the gradient with respect to x_t is that to x_0-hat over sqrt(alpha-bar).
+        if self.pieces:
+            return noise, self._gradient_by_pieces(x_0) / self.signal[t]
         variable = x if through else x_0.requires_grad_()
         transl = self.transl.detach().requires_grad_()
-        estimate = dataclasses.replace(self.fixed, transl=transl)
-        people = PosedPeople(self.latent.decode(x_0, estimate), self.body)
+        people = PosedPeople(self.latent.decode(x_0, dataclasses.replace(self.fixed, transl=transl)), self.body)
         losses = [term(people) for term in self.terms]
-        data = [(term.weight, loss) for term, loss in zip(self.terms, losses, strict=True) if term.moves_camera]
         if self.guidance.stop_change is not None:
-            self.stopping = self.finished | self._converged([loss.detach() for _, loss in data])
+            data = [loss.detach() for term, loss in zip(self.terms, losses, strict=True) if term.moves_camera]
+            self.stopping = self.finished | self._converged(data)
         total = torch.stack([term.weight * loss for term, loss in zip(self.terms, losses, strict=True)]).sum(dim=0)
         if self.guidance.stop_change is not None:
             # Who stops now is not moved by this step any more; nor are those who wait for the end of the loop.
             total = total.masked_fill(self.stopping, 0.0)
         total = total.sum()
         gradient, transl_gradient = torch.autograd.grad(total, (variable, transl), allow_unused=True)
-        if data and transl_gradient is not None:
-            # The camera's own loss is unweighted: the pose's gradient above still saw the camera before this step.
-            self.transl = self.camera.step(self.transl, transl_gradient / data[0][0])
+        self._move_camera(transl_gradient)
         return noise.detach(), gradient if through else gradient / self.signal[t]
+
+    def _move_camera(self, gradient: Tensor | None) -> None:
+        """One step along the gradient of the camera's own, unweighted loss."""
+        data = [term.weight for term in self.terms if term.moves_camera]
+        if data and gradient is not None:  # The pose's gradient still saw the camera before this step.
+            self.transl = self.camera.step(self.transl, gradient / data[0])
+
+    def _pieces(self) -> list[_Piece]:
+        """Rows that the terms of single people look at one piece after the other; none where all fit at once.
+
+        The joints of a whole video, with what their gradient keeps, would take memory that grows with its length.
+        Terms that couple people look at the poses of all; where people may stop one by one, nothing couples them, and
+        batches are small enough.
+        """
+        few = len(self.start) <= _ROWS_AT_ONCE
+        if few or self.guidance.stop_change is not None or self.guidance.through_network:
+            return []
+        alone = [term for term in self.terms if not term.couples_people]
+        return [
+            _Piece(
+                rows,
+                self.body.take(rows) if isinstance(self.body, FixedShapeJoints) else self.body,
+                [term.take(rows) for term in alone],
+            )
+            for rows in torch.arange(len(self.start), device=self.start.transl.device).split(_ROWS_AT_ONCE)
+        ]
+
+    def _gradient_by_pieces(self, x_0: Tensor) -> Tensor:
+        """The gradient of the guidance loss with respect to x_0-hat, in pieces; moves the camera."""
+        everybody = torch.arange(len(x_0), device=x_0.device)
+        coupled = _Piece(everybody, self.body, [term for term in self.terms if term.couples_people])
+        gradient, transl_gradient = torch.zeros_like(x_0), torch.zeros_like(self.transl)
+        for rows, body, terms in [*self.pieces, coupled]:
+            if not terms:
+                continue
+            variable = x_0[rows].detach().requires_grad_()
+            transl = self.transl[rows].detach().requires_grad_()
+            fixed = dataclasses.replace(self.fixed.take(rows), transl=transl)
+            people = PosedPeople(self.latent.decode(variable, fixed), body)
+            total = torch.stack([term.weight * term(people) for term in terms]).sum()
+            of_x_0, of_transl = torch.autograd.grad(total, (variable, transl), allow_unused=True)
+            gradient[rows] += of_x_0
+            if of_transl is not None:
+                transl_gradient[rows] += of_transl
+        self._move_camera(transl_gradient)
+        return gradient
 
     def _converged(self, losses: list[Tensor]) -> Tensor:
         """Whose data term has hardly changed since the guidance step before (across loops too)."""

@@ -58,10 +58,10 @@ def test_an_interrupted_run_is_refused_unless_asked_for(tmp_path: Path) -> None:
     assert not PredictionParts(tmp_path / "out", overwrite=True).done
 
 
-def test_a_finished_run_is_refused_as_any_full_folder(tmp_path: Path) -> None:
+def test_a_finished_run_is_refused(tmp_path: Path) -> None:
     filled(tmp_path / "out").remove()
-    for resume in (False, True):
-        with pytest.raises(FileExistsError, match="already holds"):
+    for resume, said in ((False, "already holds"), (True, "holds a finished run: there is nothing to continue")):
+        with pytest.raises(FileExistsError, match=said):
             PredictionParts(tmp_path / "out", resume=resume)
     assert PredictionParts(tmp_path / "new", resume=True).done == frozenset()
 

@@ -97,7 +97,9 @@ def _weights(method: str) -> str | Finding:
     spec = util.find_spec(method)
     if spec is None or not spec.submodule_search_locations:
         raise RuntimeError(f"its command is installed, but not the package {method}")
-    files = sorted(Path(spec.submodule_search_locations[0]).glob("weights/*.safetensors"))
+    # A folder of the method's name where the program stands comes first; the installed package is among the others.
+    places = [Path(place) for place in spec.submodule_search_locations]
+    files = sorted(file for place in places for file in place.glob("weights/*.safetensors"))
     if not files:
         return Finding(
             method, "missing", "no weights are shipped", "predicting without training", "train, see its card"

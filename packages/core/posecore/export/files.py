@@ -76,7 +76,7 @@ class OutputFolder:
         if content and not overwrite:
             raise FileExistsError(
                 f"output folder '{self.path}' already holds {len(content)} entries ({', '.join(content[:3])}, ...); "
-                "choose another folder or allow overwriting"
+                "choose another folder, or allow overwriting (--output.overwrite true of `predict`)"
             )
 
     def file(self, name: str) -> Path:

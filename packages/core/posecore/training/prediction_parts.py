@@ -47,6 +47,8 @@ class PredictionParts:
                 f"output folder '{path}' already holds an interrupted run ({_PARTS}/): --output.resume true continues "
                 "it, --output.overwrite true begins again"
             )
+        if resume and not unfinished and not overwrite and (path / "run.json").is_file():
+            raise FileExistsError(f"output folder '{path}' holds a finished run: there is nothing to continue")
         self.output = OutputFolder(path, overwrite or (resume and unfinished))
         self._go_on = resume and unfinished
         for file in path.rglob(".*.tmp") if unfinished else ():

@@ -3,6 +3,8 @@
 import copy
 import json
 import math
+import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -200,6 +203,7 @@ class PredictionWriter(BasePredictionWriter):
 
         Raises:
             OSError: They cannot be written.
+            SIGTERMException: The process was told to end; what is done is kept.
         """
         assert self._parts is not None
         rows = batch["row"].tolist()
@@ -212,6 +216,9 @@ class PredictionWriter(BasePredictionWriter):
             self._parts.add(rows, results)
         except OSError as error:
             raise OSError(f"{error}; {_CONTINUE}") from error
+        if trainer.received_sigterm:  # Lightning notes the signal, and looks at it in training only.
+            print(f"SIGTERM; {_CONTINUE}", file=sys.stderr)  # noqa: T201
+            raise SIGTERMException(128 + signal.SIGTERM)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Makes the files of all processes' parts; here, since Lightning runs no other hook where no row is left.
