@@ -87,10 +87,7 @@ def assert_same_curve(found: dict[int, list[float]], expected: dict[int, list[fl
         assert math.isclose(values[0], expected[step][0], rel_tol=1e-4), (step, values, expected[step])
 
 
-MID_EPOCH = pytest.mark.xfail(reason="needs training data that is resumed within an epoch")
-
-
-@pytest.mark.parametrize("batch_size", [64, pytest.param(16, marks=MID_EPOCH)], ids=["end_of_epoch", "mid_epoch"])
+@pytest.mark.parametrize("batch_size", [64, 16], ids=["end_of_epoch", "mid_epoch"])
 def test_a_preempted_job_goes_on_where_it_was(
     slurm: Any, settings: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
 ) -> None:

@@ -16,7 +16,7 @@ from posecore.data.video_frames import VideoFrames
 from posecore.testing import write_video
 
 onnx = pytest.importorskip("onnx", reason="makes the networks (pip install onnx)")
-pytest.importorskip("rtmlib", reason='pip install "humandiff[detect]"')
+pytest.importorskip("rtmlib", reason='pip install "humandiff[detect]"; OpenCV needs libGL', exc_type=ImportError)
 
 HEIGHT, WIDTH = 240, 320
 DETECTOR_SIZE, POSE_HEIGHT, POSE_WIDTH = 64, 64, 48

@@ -136,7 +136,7 @@ def test_people_whose_keypoints_make_no_box_are_left_out(tmp_path: Path) -> None
 
 
 def test_a_detector_without_its_weights_is_one_clear_error(tmp_path: Path) -> None:
-    pytest.importorskip("rtmlib")
+    pytest.importorskip("rtmlib", reason="OpenCV needs libGL", exc_type=ImportError)
     Image.new("RGB", (300, 400)).save(tmp_path / "p.png")
     given = PredictInput(tmp_path / "p.png", detector="rtmlib", detector_weights=tmp_path / "none.onnx")
     with pytest.raises(FileNotFoundError, match=r"detector_weights: there is no file .*none\.onnx"):
