@@ -101,7 +101,8 @@ def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path: Path) -> None:
 
 
 def test_16_bit_colours(tmp_path: Path) -> None:
-    cv2 = pytest.importorskip("cv2", reason="PIL writes no 16-bit colours; cv2 (pip install opencv-python) does")
+    why = "PIL writes no 16-bit colours; cv2 (pip install opencv-python, with libGL) does"
+    cv2 = pytest.importorskip("cv2", reason=why, exc_type=ImportError)
     cv2.imwrite(str(tmp_path / "deep.png"), smooth()[..., ::-1].astype(np.uint16) * 257)
     close(read(tmp_path / "deep.png"), smooth(), 1)
 
