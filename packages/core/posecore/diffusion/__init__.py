@@ -3,6 +3,7 @@
 ``sigma`` and ``std`` are standard deviations everywhere, never variances.
 """
 
+from posecore.diffusion.dpm_solver import dpm_solver_step
 from posecore.diffusion.embedding import sinusoidal_embedding
 from posecore.diffusion.samplers import StepOutput, ddim_invert_step, ddim_step, ddpm_step, timesteps
 from posecore.diffusion.schedule import (
@@ -28,6 +29,7 @@ __all__ = [
     "ddim_invert_step",
     "ddim_step",
     "ddpm_step",
+    "dpm_solver_step",
     "linear_alpha_bar_betas",
     "linear_betas",
     "sinusoidal_embedding",
