@@ -80,31 +80,38 @@ def test_circular_parents(parents):
         KinematicTree(parents)
 
 
-def skinning_inputs(generator, batch=(), dtype=torch.float64):
-    tree = KinematicTree((-1, 0, 1, 1))
-    points = torch.randn(*batch, 3, 7, generator=generator, dtype=dtype)
-    weights = torch.rand(4, 7, generator=generator, dtype=dtype)
-    rest = torch.randn(*batch, 4, 3, generator=generator, dtype=dtype)
-    rotmat, joints = tree(random_rotmat((*batch, 4), generator, dtype=dtype), rest)
-    return points, weights / weights.sum(dim=0), rotmat, joints, rest
+def skinning_inputs(generator, people=2, shapes=2):
+    """Coefficients of blend shapes, these, weights, and motions of 4 joints."""
+    coefficients = torch.randn(shapes, 5, generator=generator, dtype=torch.float64)
+    blend_shapes = torch.randn(3, 5, 300, generator=generator, dtype=torch.float64)
+    weights = torch.rand(4, 300, generator=generator, dtype=torch.float64)
+    rigid = torch.randn(4, 3, people, 4, generator=generator, dtype=torch.float64)
+    return coefficients, blend_shapes, weights, rigid
 
 
-@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
-def test_skinning_is_the_weighted_mean_of_rigid_motions(batch, generator):
-    points, weights, rotmat, joints, rest = skinning_inputs(generator, batch)
-    skinned = linear_blend_skinning(points, weights, rotmat, joints, rest)
-    arms = points.transpose(-1, -2)[..., None, :] - rest[..., None, :, :]  # point, joint, coordinate
-    rigid = torch.einsum("...jrc,...pjc->...pjr", rotmat, arms) + joints[..., None, :, :]
-    expected = torch.einsum("jp,...pjr->...rp", weights, rigid)
+@pytest.mark.parametrize(("people", "shapes"), [(1, 1), (2, 2), (3, 1)])
+@pytest.mark.parametrize("block_bytes", [1, 10**6])
+def test_skinning_is_the_weighted_mean_of_motions(people, shapes, block_bytes, generator, monkeypatch):
+    monkeypatch.setattr("posecore.body.lbs._BLOCK_BYTES", block_bytes)  # three blocks, the last smaller, and one
+    inputs = skinning_inputs(generator, people, shapes)
+    coefficients, blend_shapes, weights, rigid = (value.requires_grad_() for value in inputs)
+    skinned = linear_blend_skinning(coefficients, blend_shapes.detach(), weights.detach(), rigid)
+    points = torch.einsum("nk,ckp->npc", coefficients, blend_shapes).expand(people, -1, -1)
+    moved = torch.einsum("brnj,npb->njpr", rigid[:3], points) + rigid[3].permute(1, 2, 0)[:, :, None]
+    expected = torch.einsum("jp,njpr->nrp", weights, moved)
     torch.testing.assert_close(skinned, expected)
+    with torch.no_grad():
+        torch.testing.assert_close(linear_blend_skinning(*inputs), expected)
+    direction = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    gradients = [torch.autograd.grad((made * direction).sum(), (coefficients, rigid)) for made in (skinned, expected)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_skinning_gradients(generator):
-    inputs = [x.requires_grad_() for x in skinning_inputs(generator, (2,))]
-    assert torch.autograd.gradcheck(linear_blend_skinning, inputs)
+    coefficients, blend_shapes, weights, rigid = skinning_inputs(generator)
+    blend_shapes, weights = blend_shapes[..., :7].contiguous(), weights[:, :7].contiguous()
 
+    def skin(coefficients, rigid):
+        return linear_blend_skinning(coefficients, blend_shapes, weights, rigid)
 
-def test_rest_pose_stays(generator):
-    points, weights, _, _, rest = skinning_inputs(generator)
-    skinned = linear_blend_skinning(points, weights, torch.eye(3, dtype=points.dtype).expand(4, 3, 3), rest, rest)
-    torch.testing.assert_close(skinned, points)
+    assert torch.autograd.gradcheck(skin, (coefficients.requires_grad_(), rigid.requires_grad_()))

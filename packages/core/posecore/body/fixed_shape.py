@@ -1,6 +1,6 @@
 """Joints of bodies whose shape stays, from 6D rotations, with the backward pass written out: for fits of many steps."""
 
-import itertools
+import copy
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ class FixedShapeJoints:
     @staticmethod
     def supports(named: NamedJoints) -> bool:
         """Whether the joints need no vertex that moves with pose blend shapes."""
-        return not (named.layer._has_posedirs and named.layer._template.numel())
+        return not named.layer.points_need_pose
 
     @torch.no_grad()
     @full_precision
@@ -39,56 +39,11 @@ class FixedShapeJoints:
         if not self.supports(named):
             raise ValueError("named: its vertices move with pose blend shapes; use the joints themselves")
         layer = named.layer
-        parents = layer.model.parents.tolist()
-        # Everything below is in the order of depth, so that joints of one depth are a slice.
-        depth = [len(_chain(joint, parents)) - 1 for joint in range(len(parents))]
-        order = sorted(range(len(parents)), key=lambda joint: depth[joint])
-        place = {joint: row for row, joint in enumerate(order)}
-        parent = [0 if parents[joint] < 0 else place[parents[joint]] for joint in order]
-        bounds = [sum(d < level for d in depth) for level in range(max(depth) + 2)]
-        self.slices = [slice(low, high) for low, high in itertools.pairwise(bounds)]
-        self.order = torch.tensor(order, device=betas.device)
-        self.from_order = self.order.argsort()
-        self.parent = torch.tensor(parent, device=betas.device)
-        self.above = [self.parent[level] for level in self.slices]
-        self.ancestors = torch.zeros(len(order), len(order)).to(betas)
-        self.children = torch.zeros(len(order), len(order)).to(betas)
-        for row, joint in enumerate(order):
-            self.ancestors[row, [place[at] for at in _chain(joint, parents)]] = 1
-            if parents[joint] >= 0:
-                self.children[parent[row], row] = 1
-
-        # Joints come first, people second: sums over joints are then plain matrix products.
-        rest = layer.rest_joints(betas).transpose(0, 1)[self.order]
-        self.bones = rest - rest[self.parent]
-        self.root = rest[:1]
-
-        # A joint that is asked for is a kinematic joint, or a sum of vertices r_v v, each of which is
-        # sum_j w_vj (R_j (v - rest_j) + p_j): a share of every joint's position, and a point in its frame.
-        picks = layer._used_joints[layer._joint_picks]
-        weights = torch.zeros(len(order), layer._weights.shape[1]).to(betas)
-        weights[layer._used_joints] = layer._weights.to(betas.dtype)
-        weights = weights[self.order]
-        regressor = layer._regressor.to(betas.dtype)
-        share = torch.zeros(len(order), len(picks) + regressor.shape[1]).to(betas)
-        share[self.from_order[picks], torch.arange(len(picks), device=betas.device)] = 1
-        share[:, len(picks) :] = weights @ regressor
-        self.share = share[:, named._order].mT.contiguous()
-        self.pulls = (self.share @ self.ancestors).mT.contiguous()
-        template = layer._template.to(betas.dtype)
-        vertices = torch.addmm(template, betas, layer._shapedirs[: betas.shape[1]].to(betas.dtype)).unflatten(
-            -1, (3, -1)
-        )
-        points = torch.einsum("pcv,jv,vk->jkpc", vertices, weights, regressor)
-        points = points - share[:, len(picks) :, None, None] * rest[:, None]
-        points = torch.cat((points.new_zeros(len(order), len(picks), len(betas), 3), points), dim=1)[:, named._order]
-        self.pair_joint, pair_point = (points != 0).flatten(2).any(dim=-1).nonzero(as_tuple=True)
-        self.points = points[self.pair_joint, pair_point]
-        pairs = torch.arange(len(pair_point), device=betas.device)
-        self.to_joint = torch.zeros(share.shape[1], len(pairs)).to(betas)
-        self.to_joint[pair_point, pairs] = 1
-        self.to_holder = torch.zeros(len(order), len(pairs)).to(betas)
-        self.to_holder[self.pair_joint, pairs] = 1
+        self.points = layer.held_points(layer.shape_coefficients(betas))
+        self.body = copy.deepcopy(layer.points).to(betas)
+        self.body._mix = self.body._mix[named._order]
+        # Rotations in the order of depth, so that joints of one depth are a slice.
+        self.rows = self.body.by_depth(layer._used_joints)
 
     def __call__(self, pose_rot6d: Float[Tensor, "people 24 6"]) -> Float[Tensor, "people joints 3"]:
         """Joints without translation, metres."""
@@ -98,81 +53,45 @@ class FixedShapeJoints:
     def take(self, rows: Int[Tensor, " kept"]) -> "FixedShapeJoints":
         """These people only."""
         new = object.__new__(FixedShapeJoints)
-        new.__dict__.update(
-            self.__dict__, root=self.root[:, rows], bones=self.bones[:, rows], points=self.points[:, rows]
-        )
+        new.__dict__.update(self.__dict__, points=self.points[..., rows])
         return new
 
 
-def _chain(joint: int, parents: list[int]) -> list[int]:
-    """The joint and its ancestors up to the root."""
-    chain = [joint]
-    while (joint := parents[joint]) >= 0:
-        chain.append(joint)
-    return chain
-
-
 class _Joints(torch.autograd.Function):
-    """Gram-Schmidt, forward kinematics and the points that joints hold."""
+    """Gram-Schmidt, forward kinematics and the points that joints hold; people are the last dimension."""
 
     @staticmethod
     @full_precision
-    def forward(ctx: Any, pose_rot6d: Tensor, body: FixedShapeJoints) -> Tensor:
-        pose = pose_rot6d.transpose(0, 1).index_select(0, body.order)
-        first, second = pose[..., :3], pose[..., 3:]
-        length = torch.linalg.vector_norm(first, dim=-1, keepdim=True).clamp_min(_ZERO_LENGTH)
+    def forward(ctx: Any, pose_rot6d: Tensor, shaped: FixedShapeJoints) -> Tensor:
+        pose = pose_rot6d.permute(1, 2, 0).index_select(0, shaped.rows)
+        first, second = pose[:, :3], pose[:, 3:]
+        length = torch.linalg.vector_norm(first, dim=1, keepdim=True).clamp_min(_ZERO_LENGTH)
         x = first / length
-        along = (x * second).sum(dim=-1, keepdim=True)
+        along = (x * second).sum(dim=1, keepdim=True)
         rest = torch.addcmul(second, along, x, value=-1)
-        height = torch.linalg.vector_norm(rest, dim=-1, keepdim=True).clamp_min(_ZERO_LENGTH)
+        height = torch.linalg.vector_norm(rest, dim=1, keepdim=True).clamp_min(_ZERO_LENGTH)
         y = rest / height
-        local = torch.stack((x, y, torch.linalg.cross(x, y, dim=-1)), dim=-1)
-
-        world = torch.empty_like(local)
-        world[:1] = local[:1]
-        people = (-1, 3, 3)
-        for level, above in zip(body.slices[1:], body.above[1:], strict=True):
-            frames = torch.bmm(world.index_select(0, above).view(people), local[level].view(people))
-            world[level] = frames.view_as(local[level])
-        turned = (world.index_select(0, body.parent) * body.bones[..., None, :]).sum(dim=-1)
-        positions = (body.ancestors @ turned.flatten(1)).view_as(turned) + body.root
-        held = (world.index_select(0, body.pair_joint) * body.points[..., None, :]).sum(dim=-1)
-        ctx.body = body
-        ctx.save_for_backward(second, x, y, length, height, along, local, world)
-        joints = torch.addmm(body.share @ positions.flatten(1), body.to_joint, held.flatten(1))
-        return joints.view(-1, *turned.shape[1:]).transpose(0, 1)
+        local = torch.stack((x, y, torch.linalg.cross(x, y, dim=1)), dim=2)
+        joints, _, saved = shaped.body.pose(shaped.points, local)
+        ctx.shaped, ctx.shape = shaped, pose_rot6d.shape
+        ctx.save_for_backward(second, x, y, length, height, along, *saved)
+        return joints.permute(2, 0, 1).contiguous()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     @full_precision
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        body: FixedShapeJoints = ctx.body
-        second, x, y, length, height, along, local, world = ctx.saved_tensors
-        of_joints = grad.transpose(0, 1).reshape(grad.shape[1], -1)
-        # What pulls at a joint's frame: outer products with the points it holds, and with the bones of its children.
-        grad_turned = (body.pulls @ of_joints).view_as(body.bones)
-        grad_held = (body.to_joint.mT @ of_joints).view_as(body.points)
-        held = (grad_held[..., None] * body.points[..., None, :]).flatten(1)
-        turned = (grad_turned[..., None] * body.bones[..., None, :]).flatten(1)
-        grad_world = torch.addmm(body.to_holder @ held, body.children, turned).view_as(world)
-        # From hands and feet to the root: a frame is its parent's times the joint's own rotation.
-        people = (-1, 3, 3)
-        for level, upper in zip(body.slices[:0:-1], body.slices[-2::-1], strict=True):
-            passed = torch.bmm(grad_world[level].view(people), local[level].view(people).mT)
-            above = body.children[upper, level] @ passed.view(level.stop - level.start, -1)
-            grad_world[upper] += above.view_as(grad_world[upper])
-        grad_local = torch.empty_like(grad_world)
-        grad_local[:1] = grad_world[:1]
-        frames = world.index_select(0, body.parent[1:]).view(people).mT
-        grad_local[1:] = torch.bmm(frames, grad_world[1:].view(people)).view_as(grad_local[1:])
-
-        grad_x, grad_y, grad_z = grad_local.unbind(dim=-1)
-        grad_x = grad_x + torch.linalg.cross(y, grad_z, dim=-1)
-        grad_y = grad_y + torch.linalg.cross(grad_z, x, dim=-1)
-        grad_rest = torch.addcmul(grad_y, (grad_y * y).sum(dim=-1, keepdim=True), y, value=-1) / height
-        inner = (grad_rest * x).sum(dim=-1, keepdim=True)
+        shaped: FixedShapeJoints = ctx.shaped
+        second, x, y, length, height, along, *saved = ctx.saved_tensors
+        _, grad_local = shaped.body.pull(tuple(saved), grad.permute(1, 2, 0).contiguous())
+        grad_x, grad_y, grad_z = grad_local.unbind(dim=2)
+        grad_x = grad_x + torch.linalg.cross(y, grad_z, dim=1)
+        grad_y = grad_y + torch.linalg.cross(grad_z, x, dim=1)
+        grad_rest = torch.addcmul(grad_y, (grad_y * y).sum(dim=1, keepdim=True), y, value=-1) / height
+        inner = (grad_rest * x).sum(dim=1, keepdim=True)
         grad_second = torch.addcmul(grad_rest, inner, x, value=-1)
         grad_x = grad_x - along * grad_rest - inner * second
-        grad_first = torch.addcmul(grad_x, (grad_x * x).sum(dim=-1, keepdim=True), x, value=-1) / length
-        grad_pose = torch.cat((grad_first, grad_second), dim=-1).index_select(0, body.from_order)
-        return grad_pose.transpose(0, 1), None
+        grad_first = torch.addcmul(grad_x, (grad_x * x).sum(dim=1, keepdim=True), x, value=-1) / length
+        grad_pose = grad.new_zeros(ctx.shape)
+        grad_pose[:, shaped.rows] = torch.cat((grad_first, grad_second), dim=1).permute(2, 0, 1)
+        return grad_pose, None

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from posecore.body.files import BodyModel, load_body_model
-from posecore.body.lbs import KinematicTree, linear_blend_skinning
+from posecore.body.held_points import blend_shapes, held_points, rest_joint_shapes
+from posecore.body.lbs import linear_blend_skinning
+from posecore.body.posed_points import PosedPoints
 from posecore.geometry.precision import full_precision
 from posecore.geometry.rotation import axis_angle_to_rotmat, rot6d_to_rotmat
 
@@ -44,8 +47,9 @@ class SMPLLayer(nn.Module):
     Any number of vertices, joints and shape components will do: SMPL, SMPL-H, MANO, the open body. Half precision and
     autocast are raised to float32; float64 inputs are computed in float64.
 
-    Joints that need no vertices are computed from a joint template and joint shape directions that have been regressed
-    once; vertices that nobody asks for are never skinned. Every result equals that of the full computation.
+    Joints, be they kinematic or sums of vertices, are computed from the points that joints hold for them, and vertices
+    that nobody asks for are never skinned. Every result equals that of the full computation. Gradients are written out
+    and can't be differentiated again.
 
     ================  ==========================================
     ``betas``         beta, in standard deviations
@@ -62,13 +66,10 @@ class SMPLLayer(nn.Module):
     _joint_template: Tensor
     _joint_shapedirs: Tensor
     _used_joints: Tensor
-    _joint_picks: Tensor
-    _template: Tensor
-    _shapedirs: Tensor
-    _posedirs: Tensor
+    _point_shapes: Tensor
+    _blend_shapes: Tensor
     _weights: Tensor
     _vertex_picks: Tensor
-    _regressor: Tensor
 
     def __init__(
         self,
@@ -101,30 +102,31 @@ class SMPLLayer(nn.Module):
             raise ValueError(f"regressor has {regressor.shape[-1]} columns; the body has {num_vertices} vertices")
         regressor = regressor.to(body.v_template)
 
-        needed = (regressor != 0).any(dim=0)
-        needed[vertex_ids] = True
-        skinned = needed.nonzero().flatten()
-        weights = body.lbs_weights[skinned]
+        skinned = vertex_ids.unique()
+        needed = torch.cat([(regressor != 0).any(dim=0).nonzero().flatten(), skinned])
         parents = body.parents.tolist()
-        used = _with_ancestors({*joint_ids.tolist(), *weights.any(dim=0).nonzero().flatten().tolist()}, parents)
-        self.tree = KinematicTree([-1 if parents[j] < 0 else used.index(parents[j]) for j in used])
-
-        precise = body.J_regressor.double()
+        moving = body.lbs_weights[needed].any(dim=0).nonzero().flatten().tolist()
+        used = _with_ancestors({*joint_ids.tolist(), *moving}, parents)
+        tree = [-1 if parents[j] < 0 else used.index(parents[j]) for j in used]
+        picks = [used.index(j) for j in joint_ids.tolist()]
+        held = held_points(body, used, tree, picks, regressor, origins=bool(len(skinned)))
+        dtype, joint_shapes = body.v_template.dtype, rest_joint_shapes(body)
+        self.points = PosedPoints(tree, held.holders, held.mix.to(dtype))
         tables = {
-            "_joint_template": precise @ body.v_template.double(),
-            "_joint_shapedirs": torch.einsum("jv,vcb->bjc", precise, body.shapedirs.double()).flatten(1),
-            "_template": body.v_template[skinned].T.flatten(),
-            "_shapedirs": body.shapedirs[skinned].permute(2, 1, 0).flatten(1),
-            "_posedirs": body.posedirs[skinned].permute(2, 1, 0).flatten(1),
-            "_weights": weights[:, used].T,
-            "_regressor": regressor[:, skinned].T,
+            "_joint_template": joint_shapes[..., 0],
+            "_joint_shapedirs": joint_shapes[..., 1:].permute(2, 0, 1).flatten(1),
+            "_point_shapes": held.shapes.flatten(0, 1),
+            "_blend_shapes": blend_shapes(body, skinned).permute(1, 2, 0),
+            # A row more than joints: what every vertex follows alike, the translation.
+            "_weights": F.pad(body.lbs_weights[skinned][:, used].T, (0, 0, 0, 1), value=1.0),
         }
         for name, table in tables.items():
-            self.register_buffer(name, table.to(body.v_template.dtype).contiguous(), persistent=False)
+            self.register_buffer(name, table.to(dtype).contiguous(), persistent=False)
         self.register_buffer("_used_joints", torch.tensor(used), persistent=False)
-        self.register_buffer("_joint_picks", torch.tensor([used.index(j) for j in joint_ids]).long(), persistent=False)
         self.register_buffer("_vertex_picks", torch.searchsorted(skinned, vertex_ids), persistent=False)
-        self._has_posedirs = bool(self._posedirs.any())
+        self._joint_count = len(joint_ids) + len(regressor)
+        self.points_need_pose = held.shapes.shape[-1] > joint_shapes.shape[-1]
+        self._vertices_need_pose = self._blend_shapes.shape[1] > joint_shapes.shape[-1]
         self._all_joints_used = len(used) == num_joints
         self._all_vertices_picked = torch.equal(vertex_ids, skinned)
 
@@ -156,7 +158,7 @@ class SMPLLayer(nn.Module):
         """
         if not len(joints) and not len(vertices) and (regressor is None or not len(regressor)):
             raise ValueError("joints, vertices and regressor are all empty; ask for at least one of them")
-        return SMPLLayer(self.model, joints, vertices, regressor).to(self._template)
+        return SMPLLayer(self.model, joints, vertices, regressor).to(self._weights)
 
     @full_precision
     def rest_joints(self, betas: Float[Tensor, "*batch betas"]) -> Float[Tensor, "*batch joints 3"]:
@@ -206,40 +208,50 @@ class SMPLLayer(nn.Module):
         rotmat = rotmat.reshape(-1, *rotmat.shape[-3:])
         shape = betas.to(rotmat.dtype)
         shape = shape.reshape(1, -1) if shape[..., 0].numel() == 1 else shape.expand(*batch, -1).flatten(0, -2)
-        vertices, joints = self._pose(shape, rotmat)
-        if transl is not None:
-            shift = transl.expand(*batch, 3).reshape(-1, 1, 3)
-            vertices, joints = vertices + shift, joints + shift
+        shift = None if transl is None else transl.to(rotmat.dtype).expand(*batch, 3).reshape(-1, 3)
+        vertices, joints = self._pose(shape, rotmat, shift)
         return SMPLOutput(vertices.view(*batch, *vertices.shape[1:]), joints.view(*batch, *joints.shape[1:]))
 
     def _pose(
-        self, betas: Float[Tensor, "#n betas"], rotmat: Float[Tensor, "n all_joints 3 3"]
+        self,
+        betas: Float[Tensor, "#n betas"],
+        rotmat: Float[Tensor, "n all_joints 3 3"],
+        shift: Float[Tensor, "n 3"] | None,
     ) -> tuple[Float[Tensor, "n vertices 3"], Float[Tensor, "n joints 3"]]:
-        rest_joints = self.rest_joints(betas)
-        used_rotmat = rotmat
-        if not self._all_joints_used:
-            rest_joints = rest_joints.index_select(-2, self._used_joints)
-            used_rotmat = rotmat.index_select(-3, self._used_joints)
-        world_rotmat, world_joints = self.tree(used_rotmat, rest_joints)
-
-        picked_joints = world_joints.index_select(-2, self._joint_picks)
-        if not self._template.numel():
-            return rotmat.new_zeros(rotmat.shape[0], 0, 3), picked_joints
-
         dtype = rotmat.dtype
-        shapedirs = self._shapedirs[: betas.shape[-1]].to(dtype)
-        rest = torch.addmm(self._template.to(dtype), betas, shapedirs)  # Eq. (8)
-        if self._has_posedirs:
-            turned = (rotmat[:, 1:] - torch.eye(3, dtype=dtype, device=rotmat.device)).flatten(1)
-            rest = torch.addmm(rest, turned, self._posedirs.to(dtype))  # Eq. (9)
-        rest = rest.unflatten(-1, (3, -1))
-        skinned = linear_blend_skinning(rest, self._weights.to(dtype), world_rotmat, world_joints, rest_joints)
+        shape = with_pose = self.shape_coefficients(betas)
+        if self._vertices_need_pose or self.points_need_pose:
+            with_pose = torch.cat([shape.expand(len(rotmat), -1), rotmat[:, 1:].flatten(1)], dim=1)  # Eq. (9)
+        points = self.held_points(with_pose if self.points_need_pose else shape)
+        used_rotmat = rotmat if self._all_joints_used else rotmat.index_select(-3, self._used_joints)
+        posed, world_rotmat = self.points(points, used_rotmat)
 
+        joints = posed[: self._joint_count].permute(2, 0, 1).contiguous()
+        if shift is not None:
+            joints = joints + shift[:, None]
+        if not self._weights.shape[1]:
+            return rotmat.new_zeros(rotmat.shape[0], 0, 3), joints
+        # Eq. (2) of each joint: columns of its rotation, and where the origin goes.
+        rigid = torch.cat([world_rotmat, posed[self._joint_count :, :, None]], dim=2)
+        weights = self._weights.to(dtype)[: len(rigid)]
+        if shift is not None:
+            rigid = torch.cat([rigid, F.pad(shift.T[:, None], (0, 0, 3, 0))[None]])
+            weights = self._weights.to(dtype)
+        coefficients = with_pose if self._vertices_need_pose else shape
+        tables = self._blend_shapes.to(dtype), weights
+        skinned = linear_blend_skinning(coefficients, *tables, rigid.permute(2, 1, 3, 0).contiguous())
         vertices = skinned if self._all_vertices_picked else skinned.index_select(-1, self._vertex_picks)
-        if self._regressor.shape[1]:
-            regressed = (skinned @ self._regressor.to(dtype)).transpose(-1, -2)
-            picked_joints = torch.cat([picked_joints, regressed], dim=-2)
-        return vertices.transpose(-1, -2), picked_joints
+        return vertices.transpose(-1, -2), joints
+
+    def shape_coefficients(self, betas: Float[Tensor, "n betas"]) -> Float[Tensor, "n coefficients"]:
+        """Weights of the mean body, which is 1, and of every shape component."""
+        coefficients: Tensor = F.pad(F.pad(betas, (1, 0), value=1.0), (0, self.num_betas - betas.shape[-1]))
+        return coefficients
+
+    def held_points(self, coefficients: Float[Tensor, "n coefficients"]) -> Float[Tensor, "points 3 n"]:
+        """The points of `PosedPoints`, metres, in the frames of the joints that hold them; Eq. (8)."""
+        points: Tensor = (self._point_shapes.to(coefficients.dtype) @ coefficients.T).unflatten(0, (-1, 3))
+        return points
 
     def _check_betas(self, betas: Tensor) -> None:
         if betas.shape[-1] > self.num_betas:
