@@ -189,9 +189,14 @@ def test_meshes_of_the_data_are_scored_by_regressed_joints(
 
 def test_final_joints_are_returned(batch: PoseSample, samples: Tensor, body: BodyModel, pyramid: MeshPyramid) -> None:
     for stage in ("val", "test"):
-        joints = scores_of(body, pyramid).update(f"{stage}/people", batch, samples[:, 3], samples)
-        wanted = body.J_regressor @ pyramid.upsample(samples[:, 3])
-        torch.testing.assert_close(joints, wanted[:, None], atol=1e-5, rtol=0)
+        joints, sampled = scores_of(body, pyramid).update(f"{stage}/people", batch, samples[:, 3], samples)
+        wanted = body.J_regressor @ pyramid.upsample(samples)
+        torch.testing.assert_close(joints[:, 0], wanted[:, 3], atol=1e-5, rtol=0)
+        if stage == "test":
+            # Relative to the root, as they are compared.
+            torch.testing.assert_close(sampled, wanted - wanted[:, :, :1], atol=1e-5, rtol=0)
+        else:
+            assert sampled is None
 
 
 def test_numbers_of_one_run_do_not_reach_the_next(

@@ -533,7 +533,7 @@ class HMDiff(LightningModule):
         self.scores.update_prior(path, batch, pose)
         if meshes is None:
             return None
-        joints = self.scores.update(path, batch, meshes.final, meshes.samples)
+        joints, sampled = self.scores.update(path, batch, meshes.final, meshes.samples)
         best = torch.zeros(len(joints), dtype=torch.int64, device=joints.device)  # there is one final mesh
         target, known, _ = self.scores._true(path, batch)
         return {
@@ -543,6 +543,6 @@ class HMDiff(LightningModule):
             "pose": joints[:, 0],
             "target": target,
             "known": known,
-            "samples_rel": self.mesh.joints(meshes.samples),
+            "samples_rel": self.mesh.joints(meshes.samples) if sampled is None else sampled,
             "vertices": lambda rows: self.upsample(meshes.final[rows]) + meshes.transl[rows, None],
         }

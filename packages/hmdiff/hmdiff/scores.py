@@ -109,8 +109,12 @@ class Scores(nn.Module):
         batch: PoseSample,
         final: Float[Tensor, "rows vertices 3"],
         samples: Float[Tensor, "rows n vertices 3"],
-    ) -> Float[Tensor, "rows 1 joints 3"]:
-        """Adds a batch of coarse meshes to the metrics of ``<stage>/<set>``; returns the final joints."""
+    ) -> tuple[Float[Tensor, "rows 1 joints 3"], Float[Tensor, "rows n joints 3"] | None]:
+        """Adds a batch of coarse meshes to the metrics of ``<stage>/<set>``.
+
+        Returns:
+            Joints of the final mesh, and of every sample where these were scored.
+        """
         true_joints, mask, vertices = self._true(path, batch)
         found: dict[str, Tensor] = {"final": final[:, None]}
         if path.startswith("test/"):
@@ -122,6 +126,7 @@ class Scores(nn.Module):
             self._metric(f"{path}/{label}").update(
                 pred, true_joints, mask, None if vertices is None else full, vertices
             )
+        each = None
         if path.startswith("test/") and samples.shape[1] > 1:
             # One sample after the other: 25 full meshes of each person at once are too many.
             each = torch.stack([self._joints(self.upsample(one)) for one in samples.unbind(1)], dim=1)
@@ -129,7 +134,7 @@ class Scores(nn.Module):
             each = each - each[:, :, list(self.protocol.root)].mean(dim=2, keepdim=True)
             distance = (each - each.mean(dim=1, keepdim=True)).norm(dim=-1).mean(dim=(1, 2))
             cast(MeanMetric, self.metrics[f"{path}/spread"]).update(1000 * distance)
-        return pred
+        return pred, each
 
     @contextmanager
     def timed(self, path: str, images: Tensor) -> Iterator[None]:
