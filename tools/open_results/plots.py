@@ -48,7 +48,7 @@ def calibration_figure(results: Results) -> Figure:
     """Share of joints whose truth lies among the central part of the hypotheses."""
     figure, (ax,) = _figure(1, 4.2, width=4.8)
     ax.plot([0, 1], [0, 1], color=_GREY, lw=1)
-    ax.text(0.36, 0.39, "calibrated", rotation=45, color=_GREY, fontsize=_SIZE - 1, ha="center", va="bottom")
+    ax.text(0.99, 0.93, "calibrated", rotation=45, color=_GREY, fontsize=_SIZE - 1, ha="right", va="top")
     for name, (run, _) in SAMPLERS.items():
         shares = calibration_curve(results, run)
         if shares is not None:
@@ -104,7 +104,7 @@ def joints_figure(results: Results) -> Figure:
         ax.grid(axis="y", color="#eceff2")
         ax.set_xlim(left=0)
         if names:
-            ax.legend(frameon=True, edgecolor="none", fontsize=_SIZE - 1, loc="lower right")
+            ax.legend(frameon=False, fontsize=_SIZE - 1, loc="upper left", bbox_to_anchor=(0, -0.11))
     return figure
 
 

@@ -67,6 +67,7 @@ class Line:
         runs: Of each group of columns; None where the line has nothing to say there.
         truth: Whether the truth chooses.
         mesh: Under what name the method's own `test` logged PVE, where the table has it.
+        free: Whether it costs nothing, so that the run's network calls and seconds are not its own.
     """
 
     label: str
@@ -74,6 +75,7 @@ class Line:
     runs: tuple[str | None, ...]
     truth: bool = False
     mesh: str | None = None
+    free: bool = False
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -109,7 +111,8 @@ def error_table(
         cells = [line.label, *([("**yes**" if line.truth else "no")] if marked else [])]
         for name in line.runs:
             cells += [_cell(results, name, test_set, line, metrics, step_of) for test_set in SETS]
-        rows.append(cells + about(results, [name for name in line.runs if name is not None], step_of, with_cost))
+        told = about(results, [name for name in line.runs if name is not None], step_of, with_cost)
+        rows.append(cells + (["-", "-", *told[2:]] if with_cost and line.free else told))
     return markdown(header, rows)
 
 
