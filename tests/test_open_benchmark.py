@@ -146,10 +146,12 @@ def check_numbers(results: Results, rules: dict[tuple[str, str], Callable[[Table
     for (name, prefix), rule in rules.items():
         for test_set in SETS:
             found = results.mean_errors(name, test_set, rule)
-            assert "mpjpe" in found
+            assert {"mpjpe", "pa_mpjpe"} <= set(found)
             for metric, value in found.items():
                 wanted = results.runs[name].metric(test_set, f"{prefix}{metric}")
-                assert wanted is not None, (name, prefix, metric)
+                assert wanted is not None or metric not in ("mpjpe", "pa_mpjpe"), (name, prefix, metric)
+                if wanted is None:  # DiffuPose logs the two alone of the rules at the side
+                    continue
                 # The mean is taken in 16 bits where the method runs in them.
                 np.testing.assert_allclose(value, wanted, atol=0.1, err_msg=f"{name} {test_set} {prefix}{metric}")
 
