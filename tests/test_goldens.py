@@ -35,6 +35,7 @@ from hmdiff.sampler import Sampling as HMDiffSampling
 from hmdiff.sampler import sample as hmdiff_sample
 from posecore.body.named_joints import NamedJoints
 from posecore.body.skeletons import BODY_25, H36M_16
+from posecore.diffusion.noise import NoiseStreams
 from posecore.diffusion.schedule import NoiseSchedule
 from posecore.fitting.estimate import PosedPeople, SMPLEstimate
 from posecore.fitting.terms import CrossViewConsistency, KeypointReprojection, TemporalSmoothness, Term
@@ -49,6 +50,11 @@ from zedo.prior import BackboneName, make_backbone
 from zedo.sampler import InitialPose, Loop, Target, optimise
 
 FOLDER = Path(__file__).parent / "goldens"
+
+
+def noise_of_two() -> NoiseStreams:
+    """What two people are sampled with, as the modules do."""
+    return NoiseStreams.of_rows(0, torch.arange(2))
 
 
 def zedo(backbone_name: BackboneName) -> dict[str, object]:
@@ -69,7 +75,7 @@ def zedo(backbone_name: BackboneName) -> dict[str, object]:
     pixels = project(poses[:2] + torch.tensor([0.0, 0, 4]), K)
     target = Target(pixels, torch.ones(2, 17), K)
     loop = Loop(num_iterations=50)
-    result = optimise(network.eval(), backbone, poses[4:6], target, InitialPose(num_steps=20), loop, generator)
+    result = optimise(network.eval(), backbone, poses[4:6], target, InitialPose(num_steps=20), loop, noise_of_two())
     return {
         "loss": loss.item(),
         "gradient_norm": norm.item(),
@@ -96,7 +102,7 @@ def diffupose(denoiser: str, sampling: Sampling) -> dict[str, object]:
     loss.backward()
     norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in network.parameters()])
     optimizer.step()
-    poses = sample(network.eval(), schedule, keypoints[:2], H36M_16, 2, sampling, 1.0, generator)
+    poses = sample(network.eval(), schedule, keypoints[:2], H36M_16, 2, sampling, 1.0, noise_of_two())
     return {
         "loss": loss.item(),
         "gradient_norm": norm.item(),
@@ -166,7 +172,7 @@ def diffhmr(rotation: Rotation, conditioning: Conditioning, sampling: DiffHMRSam
         def forward(self, x: Tensor, t: Tensor, prepared: Prepared) -> Tensor:
             return schedule.sigma(t, x) * x + 0.1 * network(x, t, prepared)
 
-    found = diffhmr_sample(NearGaussian(), schedule, prepared, 2, sampling, 3.0, generator)
+    found = diffhmr_sample(NearGaussian(), schedule, prepared, 2, sampling, 3.0, noise_of_two())
     return {
         "loss": loss.item(),
         "gradient_norm": norm.item(),
@@ -214,8 +220,8 @@ def hmdiff(conditioning: HMDiffConditioning, sampling: HMDiffSampling, alignment
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     optimizer.step()
     with torch.no_grad():
-        prior = head.eval()(f_c[:2])
-        poses = prior.in_metres(prior.sample(4, generator), K[:2], 64)
+        prior, source = head.eval()(f_c[:2]), noise_of_two()
+        poses = prior.in_metres(prior.sample(4, source), K[:2], 64)
         prepared = network.eval().prepare(f_c[:2], prior)
 
         class NearGaussian:
@@ -229,7 +235,7 @@ def hmdiff(conditioning: HMDiffConditioning, sampling: HMDiffSampling, alignment
 
         samples = hmdiff_sample(
             NearGaussian(), schedule, prepared, 3, sampling, alignment, to_pose, HMDiffTarget.of_poses(poses),
-            generator=generator,
+            generator=source,
         )  # fmt: skip
         return {
             "losses": [loss.item() for loss in losses.values()],

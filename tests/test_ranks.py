@@ -16,7 +16,7 @@ TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.acceler
 ONE = ["--trainer.devices", "1", "--trainer.accelerator", "cpu"]
 
 
-def command(method: str, *args: str | Path) -> None:
+def command(method: str, *args: str | int | Path) -> None:
     """Runs a method as a user does; Lightning starts the second process."""
     done = subprocess.run(
         [sys.executable, "-m", method, *map(str, args)], capture_output=True, text=True, timeout=SECONDS, check=False
@@ -37,9 +37,9 @@ def test_numbers_are_those_of_one_process(trained: tuple[str, Path, Path], tmp_p
     """On a number of batches that two processes cannot share evenly: nothing is scored twice, nothing is left out."""
     method, _, checkpoint = trained
     found = {}
-    for name, ranks in (("one", ONE), ("two", TWO)):
+    for name, ranks, batch_size in (("one", ONE, 7), ("two", TWO, 5)):
         command(
-            method, "test", "--config", "smoke.yaml", "--ckpt_path", checkpoint, "--data.batch_size", "5",
+            method, "test", "--config", "smoke.yaml", "--ckpt_path", checkpoint, "--data.batch_size", batch_size,
             "--trainer.default_root_dir", tmp_path / name, *ranks,
         )  # fmt: skip
         (path,) = (tmp_path / name).rglob("metrics.json")
@@ -51,20 +51,22 @@ def test_numbers_are_those_of_one_process(trained: tuple[str, Path, Path], tmp_p
 
 
 def test_hypotheses_are_those_of_one_process(trained: tuple[str, Path, Path], tmp_path: Path) -> None:
+    """With other batches, and with fewer batches than processes: what is drawn for a person is that person's."""
     method, _, checkpoint = trained
     people = json.loads(PHOTO.with_suffix(".json").read_text())
     people["people"] = [{**people["people"][0], "id": f"person {number}"} for number in range(5)]
     (tmp_path / "people.json").write_text(json.dumps(people))
     results = []
-    for name, ranks in (("one", ONE), ("two", TWO)):
+    for name, ranks, batch_size in (("one", ONE, 3), ("two", TWO, 1), ("few", TWO, 8)):
         command(
-            method, "predict", "--config", "smoke.yaml", "--ckpt_path", checkpoint, "--data.batch_size", "2",
+            method, "predict", "--config", "smoke.yaml", "--ckpt_path", checkpoint, "--data.batch_size", batch_size,
             "--data.predict.keypoints", tmp_path / "people.json", "--data.predict.photo", PHOTO.with_suffix(".png"),
             "--output.folder", tmp_path / name, "--output.formats", "[]", "--output.pictures", "false", *ranks,
         )  # fmt: skip
         with np.load(tmp_path / name / "predictions.npz", allow_pickle=False) as arrays:
             results.append({key: arrays[key] for key in arrays.files if arrays[key].dtype.kind == "f"})
-    assert results[0].keys() == results[1].keys()
+    assert results[0].keys() == results[1].keys() == results[2].keys()
     assert len(results[0]["joints" if "joints" in results[0] else "hypotheses"]) == 5
     for key, value in results[0].items():
-        np.testing.assert_allclose(results[1][key], value, rtol=1e-5, atol=1e-5, err_msg=key)
+        for name, other in (("two", results[1]), ("few", results[2])):
+            np.testing.assert_allclose(other[key], value, rtol=1e-5, atol=1e-5, err_msg=f"{key} of {name}")

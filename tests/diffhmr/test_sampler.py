@@ -1,3 +1,4 @@
+import dataclasses
 import inspect
 import itertools
 from typing import Any
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from diffhmr.network import Prepared, UNet1D
 from diffhmr.sampler import Sampling, pick_most_plausible, sample
+from posecore.diffusion.noise import NoiseStreams
 from posecore.diffusion.samplers import ddpm_step
 from posecore.diffusion.schedule import NoiseSchedule
 
@@ -69,6 +71,23 @@ def test_clipped_samples_stay_in_bounds(settings: Sampling) -> None:
     mean = torch.full((1, 24, 2), 0.9)
     found = sample(Gaussian(SHORT, 1e-3), SHORT, Prepared(stem=mean), 4, settings, 0.5, seeded())
     torch.testing.assert_close(found, torch.full_like(found, 0.5), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("settings", [Sampling(), Sampling("ddim", 10, eta=0.5)], ids=["ddpm", "ddim"])
+def test_hypotheses_depend_on_nobody_else(settings: Sampling) -> None:
+    """Not on batch, block of rows or the number of hypotheses: each has a stream of noise of its own."""
+    rows = torch.tensor([7, 3, 5])
+
+    def found(part: slice, num_hypotheses: int, max_rows: int = 1024) -> Tensor:
+        used, source = dataclasses.replace(settings, max_rows=max_rows), NoiseStreams.of_rows(1, rows[part])
+        return sample(
+            Gaussian(SHORT, 0.5), SHORT, Prepared(stem=means(3)[part]), num_hypotheses, used, generator=source
+        )
+
+    wanted = found(slice(None), 4)
+    torch.testing.assert_close(found(slice(1, 3), 4, 3), wanted[1:])
+    torch.testing.assert_close(found(slice(0, 1), 2), wanted[:1, :2])
+    assert torch.pdist(wanted.flatten(2).flatten(0, 1)).min() > 0.1
 
 
 def test_all_steps_are_ancestral_and_fewer_are_ddims() -> None:

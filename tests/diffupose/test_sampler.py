@@ -1,4 +1,6 @@
+import dataclasses
 import inspect
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from diffupose.sampler import DiffuPoseResult, Sampling, aggregate, mirror_keypo
 from diffupose.unet import UNetDenoiser
 from posecore.body.skeletons import H36M_16, H36M_17
 from posecore.data.transforms import flip_joints
+from posecore.diffusion.noise import NoiseStreams
 from posecore.diffusion.samplers import ddim_step, ddpm_step, timesteps
 from posecore.diffusion.schedule import NoiseSchedule
 
@@ -64,6 +67,24 @@ def small_network() -> GraphDenoiser:
     return network
 
 
+@pytest.mark.parametrize("settings", [Sampling(), Sampling("ddim", 10, eta=0.5)], ids=lambda s: s.sampler)
+def test_hypotheses_depend_on_nobody_else(settings: Sampling) -> None:
+    """Not on batch, chunk or the number of hypotheses: each has a stream of noise of its own."""
+    keypoints, network = draw_keypoints(), small_network()
+    rows = torch.tensor([7, 3, 5])
+
+    def found(part: slice, num_hypotheses: int, **changes: Any) -> Tensor:
+        source = NoiseStreams.of_rows(1, rows[part])
+        used = dataclasses.replace(settings, **changes)
+        return sample(network, SCHEDULE, keypoints[part], H36M_16, num_hypotheses, used, generator=source)
+
+    wanted = found(slice(None), 4)
+    torch.testing.assert_close(found(slice(1, 3), 4, chunk=5), wanted[1:])
+    torch.testing.assert_close(found(slice(0, 1), 2), wanted[:1, :2])
+    assert not torch.allclose(found(slice(None), 4, flip=False), wanted)
+    assert torch.pdist(wanted.flatten(2).flatten(0, 1)).min() > 1e-3
+
+
 SETTINGS = [
     Sampling("ddpm", None),
     *(Sampling("ddpm", steps) for steps in STEPS),
@@ -115,7 +136,7 @@ def test_equals_a_plain_loop(settings: tuple[str, int | None, float], flip: bool
     network, keypoints, generator = small_network(), draw_keypoints(), seeded(7)
     views = [keypoints, mirror_keypoints(keypoints, H36M_16)] if flip else [keypoints]
     rows = torch.stack([view[person] for person in range(3) for view in views for _ in range(4)])
-    x_t = torch.randn(len(rows), 16, 3, generator=generator).double()
+    x_t = torch.randn(len(rows), 16, 3, generator=generator, dtype=torch.float64)
     steps = timesteps(100, num_steps or 100, "trailing")
     assert steps[0] == 99
     with torch.no_grad():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hmdiff.dat import Alignment, Target
 from hmdiff.network import MeshDenoiser, Prepared
 from hmdiff.sampler import Denoiser, Record, Sampling, sample
+from posecore.diffusion.noise import NoiseStreams
 from posecore.diffusion.schedule import NoiseSchedule, PredictionType, linear_betas
 
 IMAGES, SAMPLES, V, JOINTS, POSES = 3, 4, 5, 2, 6
@@ -264,6 +265,29 @@ def test_samples_are_the_same_for_any_number_of_rows(problem: Problem, max_rows:
     assert max(rows[:-6]) <= max_rows
     assert sum(rows) == 2 * 6 * IMAGES * SAMPLES
     assert rows[-6:] == [IMAGES * SAMPLES] * 6
+
+
+def test_samples_depend_on_nobody_else(problem: Problem) -> None:
+    """Not on batch, block of rows or the number of samples: each has a stream of noise of its own."""
+    rows = torch.tensor([7, 3, 5])
+
+    def found(part: slice, num_samples: int, max_rows: int = 256) -> Tensor:
+        return sample(
+            problem.toy,
+            SCHEDULE,
+            Prepared((problem.prepared.keys_values[0][:, part],)),
+            num_samples,
+            Sampling(6, eta=0.5, max_rows=max_rows),
+            Alignment(),
+            problem.mesh_to_pose,
+            Target.of_poses(problem.poses[part]),
+            generator=NoiseStreams.of_rows(1, rows[part]),
+        )
+
+    wanted = found(slice(None), 4)
+    torch.testing.assert_close(found(slice(1, 3), 4, 3), wanted[1:], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found(slice(0, 1), 2), wanted[:1, :2], atol=1e-5, rtol=1e-4)
+    assert torch.pdist(wanted.flatten(2).flatten(0, 1)).min() > 1e-3
 
 
 def test_the_network_itself(problem: Problem) -> None:

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from posecore.body.named_joints import NamedJoints
 from posecore.data.sample import PoseSample
+from posecore.diffusion.noise import NoiseStreams
 from posecore.diffusion.schedule import NoiseSchedule
 from posecore.fitting.estimate import PosedPeople, SMPLEstimate
 from scorehmr.prior import DiffusionPrior
@@ -12,14 +13,14 @@ from scorehmr.prior import DiffusionPrior
 COSINE = NoiseSchedule.named("cosine_1000")
 
 
-def seeded() -> torch.Generator:
-    return torch.Generator().manual_seed(7)
+def seeded() -> NoiseStreams:
+    return NoiseStreams.of_rows(7, torch.tensor([0]))
 
 
 def test_the_gradient_is_the_residual(body: NamedJoints, people: PoseSample, make: SimpleNamespace) -> None:
     start, cond, model = make.start(people), make.cond(6), make.model(output=1.0)
     prior = DiffusionPrior(model.prepared(cond, [50]), COSINE, model, 50, 2.0, seeded())
-    noise = torch.randn(1, 144, generator=seeded())  # the same for everybody
+    noise = seeded().normal((1, 144))  # the same for everybody
     pose = start.pose_rot6d.clone().requires_grad_()
     value = prior(PosedPeople(SMPLEstimate(pose, start.betas, start.transl), body))
     assert value.shape == (6,)
@@ -64,6 +65,27 @@ def test_take_leaves_the_others(body: NamedJoints, people: PoseSample, make: Sim
     rows = torch.tensor([4, 1])
     part = DiffusionPrior(model.prepared(cond, [50]), COSINE, model, 50, 1.0, seeded()).take(rows)
     torch.testing.assert_close(part(PosedPeople(start.take(rows), body)), expected[rows], atol=1e-4, rtol=1e-4)
+
+
+def test_noise_depends_on_the_call_alone(body: NamedJoints, people: PoseSample, make: SimpleNamespace) -> None:
+    """Two parts of the people, asked one after the other, get what they get together; so do those who stay."""
+    start, cond, model = make.start(people), make.cond(6), make.model()
+
+    def prior(rows: Tensor) -> DiffusionPrior:
+        return DiffusionPrior(model.prepared(cond[rows], [50]), COSINE, model, 50, 1.0, seeded())
+
+    everybody, some = torch.arange(6), torch.tensor([0, 3])
+    whole = prior(everybody)
+    wanted = [whole(PosedPeople(start, body)) for _ in range(2)]
+    staying = prior(everybody)
+    staying(PosedPeople(start, body))
+    staying = staying.take(some)
+    posed = PosedPeople(start.take(some), body)
+    torch.testing.assert_close(staying(posed), wanted[1][some], atol=1e-4, rtol=1e-4)
+    pieces = prior(everybody)
+    first, second = (pieces.take(torch.arange(6)) for _ in range(2))
+    for piece in (first, second):
+        torch.testing.assert_close(piece(PosedPeople(start, body)), wanted[0], atol=1e-4, rtol=1e-4)
 
 
 def test_every_call_draws_new_noise(body: NamedJoints, people: PoseSample, make: SimpleNamespace) -> None:

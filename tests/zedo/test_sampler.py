@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from posecore.diffusion.noise import NoiseStreams
 from posecore.geometry.camera import project
 from posecore.geometry.rotation import rotmat_to_axis_angle
 from zedo.prior import ScoreBackbone, make_backbone
@@ -337,6 +338,26 @@ def test_memory_decides_the_chunks(make: SimpleNamespace) -> None:
     assert num_chunks(memory_gb=2 * 64 * 1024 / 2**30) == 3  # two rows of 64 KiB at once
     assert num_chunks(memory_gb=0.0) == 6
     assert num_chunks(memory_gb=0.0, chunk=6) == 1
+
+
+def test_noise_of_a_person_depends_on_nobody_else(make: SimpleNamespace) -> None:
+    """Not on batch, chunk or the number of hypotheses."""
+    target, anchors, numbers = make.target(3), make.anchors(4), torch.tensor([7, 3, 5])
+
+    def found(part: slice, hypotheses: int, chunk: int | None = None) -> Tensor:
+        return optimise(
+            make.network(),
+            make_backbone("ddpm"),
+            anchors[:hypotheses],
+            rows(target, part),
+            InitialPose(num_steps=3),
+            Loop(num_iterations=20, chunk=chunk),
+            NoiseStreams.of_rows(1, numbers[part]),
+        ).joints_rel
+
+    wanted = found(slice(None), 4)
+    torch.testing.assert_close(found(slice(1, 3), 4, 5), wanted[1:])
+    torch.testing.assert_close(found(slice(0, 1), 2), wanted[:1, :2])
 
 
 @pytest.mark.parametrize("name", ["ddim", "ddpm"])

@@ -31,7 +31,8 @@ from posecore.body.named_joints import NamedJoints
 from posecore.body.skeletons import JOINTS_44
 from posecore.body.smpl import SMPLLayer
 from posecore.data.known_bodies import own_joints
-from posecore.data.sample import PoseSample
+from posecore.data.sample import PoseSample, row_numbers
+from posecore.diffusion.noise import NoiseSource, NoiseStreams, integers, normal, split_flat
 from posecore.diffusion.schedule import NoiseSchedule
 from posecore.geometry.camera import project, project_weak_perspective, weak_to_full_translation
 from posecore.geometry.rotation import rot6d_to_rotmat, rotmat_to_rot6d
@@ -277,7 +278,7 @@ class DiffHMR(LightningModule):
                     num_hypotheses or self.num_hypotheses,
                     sampling or self.sampling,
                     self.representation.clip,
-                    torch.Generator().manual_seed(self.seed),
+                    NoiseStreams.of_rows(self.seed, row_numbers(batch)),
                     progress,
                 )
             pose = self.representation.decode(x_0.float())
@@ -321,7 +322,7 @@ class DiffHMR(LightningModule):
     def validation_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> StepOutputs:
         """The losses on fixed draws, and a few hypotheses with few steps, scored."""
         name = self.trainer.datamodule.val_names[dataloader_idx]  # type: ignore[attr-defined]
-        losses = self._losses(batch, torch.Generator().manual_seed(self.seed + batch_idx))
+        losses = self._losses(batch, NoiseStreams.of_rows(self.seed, row_numbers(batch)))
         values = {f"val/{name}/loss_{term}": loss for term, loss in losses.items()}
         self.log_dict(values, add_dataloader_idx=False, sync_dist=True, batch_size=len(batch["image"]))
         return self._score(batch, f"val/{name}", self.val_hypotheses, self.val_sampling)
@@ -403,7 +404,7 @@ class DiffHMR(LightningModule):
             for part in ("encoder", "regressor"):
                 load_weights(resolve_weights(self.init_weights, folder), getattr(self, part), METHOD, f"{part}.")
 
-    def _losses(self, batch: PoseSample, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def _losses(self, batch: PoseSample, generator: NoiseSource | None = None) -> dict[str, Tensor]:
         weights = self.loss_weights
         true_pose = torch.cat((batch["global_orient"][:, None], batch["body_pose"]), dim=1)
         known = batch.get("has_pose")
@@ -416,8 +417,9 @@ class DiffHMR(LightningModule):
             network = cast(UNet1D, self.denoiser)
             draws = self.noise_draws
             x_0 = self.representation.encode(true_pose).repeat_interleave(draws, dim=0)
-            t = torch.randint(self.schedule.num_train_timesteps, (len(x_0),), generator=generator).to(x_0.device)
-            noise = torch.randn(x_0.shape, generator=generator).to(x_0)
+            generator = split_flat(generator, draws)
+            t = integers(self.schedule.num_train_timesteps, (len(x_0),), x_0, generator)
+            noise = normal(x_0.shape, x_0, generator)
             x_t = self.schedule.q_sample(x_0, t, noise)  # Eq. (4)
             predicted = network(x_t, t, network.prepare(z).repeat(draws)).to(noise.dtype)
             of_rows = None if known is None else known.repeat_interleave(draws)

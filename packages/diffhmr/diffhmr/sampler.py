@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffhmr.network import Prepared
+from posecore.diffusion.noise import NoiseSource, normal, split
 from posecore.diffusion.samplers import ddim_step, ddpm_step, timesteps
 from posecore.diffusion.schedule import NoiseSchedule
 from posecore.geometry.camera import project
@@ -70,7 +71,7 @@ def sample(
     num_hypotheses: int,
     settings: Sampling,
     clip_x0: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: NoiseSource | None = None,
     progress: Callable[[int, int], None] | None = None,
     x_T: Float[Tensor, "images hypotheses joints channels"] | None = None,
 ) -> Float[Tensor, "images hypotheses joints channels"]:
@@ -83,7 +84,7 @@ def sample(
         num_hypotheses: n, at least 1.
         settings: Of the reverse process.
         clip_x0: Bound on the numbers of a predicted clean sample (`PoseRepresentation.clip`); none where None.
-        generator: Source of all noise, drawn for all rows together; may live on the CPU while the images do not.
+        generator: Source of all noise, drawn for all rows together; `NoiseStreams` have one stream for each image.
         progress: Called with (done, total) steps.
         x_T: The noise to begin with; drawn where None.
 
@@ -97,9 +98,9 @@ def sample(
     if num_hypotheses < 1:
         raise ValueError(f"num_hypotheses must be at least 1, got {num_hypotheses}")
     shape = (prepared.num_images, num_hypotheses, denoiser.length, denoiser.channels)
+    generator = split(generator, num_hypotheses)
     if x_T is None:
-        device = prepared.device if generator is None else generator.device
-        x_T = torch.randn(shape, generator=generator, device=device).to(prepared.device)
+        x_T = normal(shape, torch.empty(0, device=prepared.device), generator)
     if x_T.shape != shape:
         raise ValueError(f"x_T must have the shape {shape}, got {tuple(x_T.shape)}")
     total = schedule.num_train_timesteps

@@ -19,7 +19,8 @@ from diffupose.sampler import Aggregation, DiffuPoseResult, Sampling, aggregate,
 from diffupose.scoring import RULES, poses_by_rule
 from diffupose.unet import UNetDenoiser
 from posecore.body.skeletons import get_joint_set
-from posecore.data.sample import PoseSample, group_names
+from posecore.data.sample import PoseSample, group_names, row_numbers
+from posecore.diffusion.noise import NoiseSource, NoiseStreams, integers, normal
 from posecore.diffusion.schedule import NoiseSchedule
 from posecore.geometry.placement import reprojection_error, solve_translation
 from posecore.metrics.pose import ProtocolMetric
@@ -168,7 +169,7 @@ class DiffuPose(LightningModule):
                 self.num_hypotheses,
                 self.sampling,
                 self.pose_scale,
-                self._generator(),
+                NoiseStreams.of_rows(self.seed, row_numbers(batch)),
                 progress,
             )
         joints_rel = samples @ rotmat[:, None]  # the inverse of rotmat @ joint
@@ -214,7 +215,7 @@ class DiffuPose(LightningModule):
     def validation_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> StepOutputs:
         """The losses on fixed draws, and the whole of DiffuPose."""
         name = self.trainer.datamodule.val_names[dataloader_idx]  # type: ignore[attr-defined]
-        noise, keypoints = self._losses(batch, self._generator(batch_idx))
+        noise, keypoints = self._losses(batch, NoiseStreams.of_rows(self.seed, row_numbers(batch)))
         losses = {f"val/{name}/loss_noise": noise, f"val/{name}/loss_keypoints": keypoints}
         self.log_dict(losses, add_dataloader_idx=False, sync_dist=True, batch_size=len(batch["joints_rel"]))
         return self._score(batch, self.val_metrics, name)
@@ -294,11 +295,11 @@ class DiffuPose(LightningModule):
         if self.weights is not None:
             load_weights(resolve_weights(self.weights, Path(__file__).parent), self, METHOD)
 
-    def _losses(self, batch: PoseSample, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def _losses(self, batch: PoseSample, generator: NoiseSource | None = None) -> tuple[Tensor, Tensor]:
         keypoints, rotmat = condition(batch, self.joint_set, self.coordinates)
         x_0 = batch["joints_rel"] @ rotmat.mT * self.pose_scale
-        t = torch.randint(self.schedule.num_train_timesteps, (len(x_0),), generator=generator).to(x_0.device)
-        noise = torch.randn(x_0.shape, generator=generator).to(x_0)
+        t = integers(self.schedule.num_train_timesteps, (len(x_0),), x_0, generator)
+        noise = normal(x_0.shape, x_0, generator)
         output = self.network(self.schedule.q_sample(x_0, t, noise), keypoints, t).to(noise.dtype)  # Eq. (2)
         return noise_loss(output, noise, self.joint_weights), keypoint_loss(output, keypoints, self.joint_weights)
 
@@ -324,6 +325,3 @@ class DiffuPose(LightningModule):
                         scores[f"{stage}/{path}{key}/{group}"] = value
             self.log_dict(scores, add_dataloader_idx=False)
             metric.reset()
-
-    def _generator(self, offset: int = 0) -> torch.Generator:
-        return torch.Generator().manual_seed(self.seed + offset)

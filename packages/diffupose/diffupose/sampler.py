@@ -11,6 +11,7 @@ from torch import Tensor
 from diffupose.network import Prepared
 from posecore.body.skeletons import JointSet
 from posecore.data.transforms import flip_joints
+from posecore.diffusion.noise import NoiseSource, NoiseStreams, normal, of_part
 from posecore.diffusion.samplers import ddim_step, ddpm_step, timesteps
 from posecore.diffusion.schedule import NoiseSchedule
 from posecore.geometry.hypotheses import medoid, nearest, pick
@@ -90,7 +91,7 @@ def sample(
     num_hypotheses: int,
     settings: Sampling,
     pose_scale: float = 1.0,
-    generator: torch.Generator | None = None,
+    generator: NoiseSource | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Float[Tensor, "people hypotheses joints 3"]:
     """Algorithm 2 for all hypotheses of all people together.
@@ -103,7 +104,7 @@ def sample(
         num_hypotheses: N, at least 1.
         settings: Of the reverse process.
         pose_scale: Factor on metres that the network was trained with.
-        generator: Source of all noise, on the CPU.
+        generator: Source of all noise; `NoiseStreams` have one stream for each person.
         progress: Called with (done, total) row-steps.
 
     Returns:
@@ -123,19 +124,24 @@ def sample(
     if settings.flip:
         views.append(mirror_keypoints(keypoints, joint_set))
     rows = torch.stack(views, dim=1)[:, :, None].expand(-1, -1, num_hypotheses, -1, -1).flatten(0, 2)
+    if isinstance(generator, NoiseStreams):
+        of_views = generator.split(num_hypotheses).split(len(views))
+        generator = NoiseStreams(of_views.keys.transpose(1, 2).flatten())
     out = torch.empty(len(rows), joints, 3, dtype=keypoints.dtype, device=keypoints.device)
     clip = None if settings.clip_x0 is None else settings.clip_x0 * pose_scale
     with torch.inference_mode():
         denoise = network.prepare(torch.tensor(steps, device=keypoints.device))
         for start in range(0, len(rows), settings.chunk):
-            y = rows[start : start + settings.chunk]
-            x_t = torch.randn(len(y), joints, 3, generator=generator).to(y)
+            part = slice(start, start + settings.chunk)
+            y = rows[part]
+            source = of_part(generator, part)
+            x_t = normal((len(y), joints, 3), y, source)
             for i, (t, t_prev) in enumerate(zip(steps, [*steps[1:], -1], strict=True)):
                 noise = denoise(x_t, y, i)[..., :3]
-                x_t = _step(schedule, noise, x_t, t, t_prev, settings, clip, generator)
+                x_t = _step(schedule, noise, x_t, t, t_prev, settings, clip, source)
                 if progress is not None:
                     progress(start * len(steps) + (i + 1) * len(y), len(rows) * len(steps))
-            out[start : start + settings.chunk] = x_t
+            out[part] = x_t
     samples = (out / pose_scale).unflatten(0, (people, len(views), num_hypotheses))
     if settings.flip:
         samples[:, 1] = flip_joints(samples[:, 1], joint_set)
@@ -152,7 +158,7 @@ def _step(
     t_prev: int,
     settings: Sampling,
     clip: float | None,
-    generator: torch.Generator | None,
+    generator: NoiseSource | None,
 ) -> Tensor:
     if settings.sampler == "ddpm":
         # Eqs. (3), (4). Deviation: line 7 of Algorithm 2 has alpha-bar where DDPM has alpha.

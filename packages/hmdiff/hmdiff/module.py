@@ -23,7 +23,8 @@ from hmdiff.true_meshes import TrueMeshes
 from posecore.body.files import load_body_model
 from posecore.body.skeletons import get_joint_set
 from posecore.data.known_bodies import known_bodies
-from posecore.data.sample import PoseSample
+from posecore.data.sample import PoseSample, row_numbers
+from posecore.diffusion.noise import NoiseSource, NoiseStreams, integers, normal, of_part, split, split_flat
 from posecore.diffusion.schedule import NoiseSchedule, PredictionType
 from posecore.geometry.camera import project
 from posecore.geometry.placement import solve_translation
@@ -281,7 +282,7 @@ class HMDiff(LightningModule):
                 num_hypotheses or self.num_hypotheses,
                 sampling or self.sampling,
                 alignment or self.alignment,
-                torch.Generator().manual_seed(self.seed),
+                NoiseStreams.of_rows(self.seed, row_numbers(batch)),
                 progress,
                 record,
             )
@@ -323,7 +324,7 @@ class HMDiff(LightningModule):
     def validation_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> StepOutputs | None:
         """The losses on fixed draws, the prior's error, and a few samples with few steps, scored."""
         name = self.trainer.datamodule.val_names[dataloader_idx]  # type: ignore[attr-defined]
-        losses = self._losses(batch, torch.Generator().manual_seed(self.seed + batch_idx))
+        losses = self._losses(batch, NoiseStreams.of_rows(self.seed, row_numbers(batch)))
         values = {f"val/{name}/loss_{term}": loss for term, loss in losses.items()}
         self.log_dict(values, add_dataloader_idx=False, sync_dist=True, batch_size=len(batch["image"]))
         return self._score(batch, "val", name, self.val_hypotheses, self.val_sampling)
@@ -393,7 +394,7 @@ class HMDiff(LightningModule):
         num_samples: int,
         sampling: Sampling,
         alignment: Alignment,
-        generator: torch.Generator,
+        generator: NoiseSource | None,
         progress: Callable[[int, int], None] | None = None,
         record: Callable[[Record], None] | None = None,
     ) -> Float[Tensor, "people n vertices 3"]:
@@ -407,9 +408,9 @@ class HMDiff(LightningModule):
             poses = prior.sample(alignment.num_poses, generator) if alignment.poses == "samples" else prior.mode()
             target = Target.of_poses(prior.in_metres(poses, K, self.image_size), alignment.num_poses)
         if sampling.start == "pose":
-            poses = prior.in_metres(prior.sample(num_samples, generator), K, self.image_size)
-            shape = (*poses.shape[:2], self.mesh.num_vertices, 3)
-            noise = torch.randn(shape, generator=generator).to(poses)
+            of_samples = split(generator, num_samples)
+            poses = prior.in_metres(prior.sample(num_samples, of_samples), K, self.image_size)
+            noise = normal((*poses.shape[:2], self.mesh.num_vertices, 3), poses, of_samples)
             sigma = self.schedule.sigma(self.schedule.num_train_timesteps - 1, noise)
             h_K = self.mesh.lift(poses) / self.unit + sigma * noise
         of_g = network, self.schedule, prepared, num_samples, sampling, alignment
@@ -426,7 +427,7 @@ class HMDiff(LightningModule):
         final: Tensor = centre if self.final is None else self.final(centre).float()
         return final
 
-    def _losses(self, batch: PoseSample, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def _losses(self, batch: PoseSample, generator: NoiseSource | None = None) -> dict[str, Tensor]:
         true = self.truth.level_vertices(batch)
         coarse = self.truth.coarse_of_level(true)
         joints_cam = self.mesh.joints(coarse)
@@ -445,7 +446,7 @@ class HMDiff(LightningModule):
         h_0: Float[Tensor, "rows vertices 3"],
         fine: Float[Tensor, "rows fine 3"],
         known: Tensor | None,
-        generator: torch.Generator | None,
+        generator: NoiseSource | None,
     ) -> dict[str, Tensor]:
         """Those of g and of what comes after it."""
         network = cast(MeshDenoiser, self.denoiser)
@@ -471,14 +472,15 @@ class HMDiff(LightningModule):
         prepared: Prepared,
         h_0: Float[Tensor, "rows vertices 3"],
         known: Tensor | None,
-        generator: torch.Generator | None,
+        generator: NoiseSource | None,
     ) -> dict[str, Tensor]:
         """L_Diff, and the geometry of the estimates of h_0."""
         weights, draws = self.loss_weights, self.noise_draws
         repeated = h_0.repeat_interleave(draws, dim=0) / self.unit
         of_rows = None if known is None else known.repeat_interleave(draws)
-        k = torch.randint(self.schedule.num_train_timesteps, (len(repeated),), generator=generator).to(h_0.device)
-        noise = torch.randn(repeated.shape, generator=generator).to(h_0)
+        generator = split_flat(generator, draws)
+        k = integers(self.schedule.num_train_timesteps, (len(repeated),), h_0, generator)
+        noise = normal(repeated.shape, h_0, generator)
         h_k = self.schedule.q_sample(repeated, k, noise)  # Eq. (4)
         out = network(h_k, k, prepared.repeat(draws)).float()
         # Deviation: L_Diff as printed asks g for the step h_{k-1} - h_k; Eqs. (6), (7) and Algorithm 1 use it as the
@@ -511,13 +513,12 @@ class HMDiff(LightningModule):
         return losses
 
     def _training_centre(
-        self, f_c: Tensor, prior: PoseDistribution, K: Tensor, images: slice, generator: torch.Generator | None
+        self, f_c: Tensor, prior: PoseDistribution, K: Tensor, images: slice, generator: NoiseSource | None
     ) -> Float[Tensor, "images vertices 3"]:
         """The centre of a few samples of some images: what the final MLP will be given, made by g as it is now."""
         with torch.no_grad():
-            drawn = torch.Generator().manual_seed(int(torch.randint(2**31, (), generator=generator)))
             few = f_c[images], prior.take(images), K[images], self.final_samples, self.final_sampling
-            return self._samples(*few, Alignment(of="nothing"), drawn).mean(dim=1)
+            return self._samples(*few, Alignment(of="nothing"), of_part(generator, images)).mean(dim=1)
 
     def _score(
         self, batch: PoseSample, stage: str, name: str, num_samples: int, sampling: Sampling

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from posecore.diffusion.noise import NoiseSource, uniform
 from posecore.geometry.camera import normalize_points
 
 
@@ -36,7 +37,7 @@ class PoseDistribution:
         """Some of the images."""
         return PoseDistribution(self.xy[images], self.z[images], self.side[images], self.depth_range)
 
-    def sample(self, num_samples: int, generator: torch.Generator | None = None) -> Float[Tensor, "batch n joints 3"]:
+    def sample(self, num_samples: int, generator: NoiseSource | None = None) -> Float[Tensor, "batch n joints 3"]:
         """Draws of (x, y, z): pixels by the crop's side, in [0, 1], and metres behind the root.
 
         Places are uniform within a heatmap's cell. Joints are drawn one by one: heatmaps hold nothing about the joints
@@ -44,13 +45,10 @@ class PoseDistribution:
 
         Args:
             num_samples: n.
-            generator: Source of all draws; may live on the CPU while the heatmaps do not.
+            generator: Source of all draws.
         """
         batch, joints, size = self.xy.shape[:3]
-        device = self.xy.device
-        drawn = torch.rand(
-            5, batch, joints, num_samples, generator=generator, device=None if generator is None else generator.device
-        ).to(device)
+        drawn = uniform((batch, num_samples, joints, 5), self.xy, generator).permute(3, 0, 2, 1).contiguous()
         cells = _draw(self.xy.flatten(2).softmax(-1), drawn[0])
         rows, columns = cells // size, cells % size
         index = columns[:, :, None].expand(-1, -1, size, -1)

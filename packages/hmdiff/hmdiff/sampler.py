@@ -11,6 +11,7 @@ from torch import Tensor
 from hmdiff.dat import Alignment, Target, bounded, still_active
 from hmdiff.network import Prepared
 from hmdiff.pose_distribution import PoseDistribution
+from posecore.diffusion.noise import NoiseSource, normal, split
 from posecore.diffusion.samplers import ddim_step, timesteps
 from posecore.diffusion.schedule import NoiseSchedule, PredictionType
 
@@ -104,7 +105,7 @@ def sample(
     mesh_to_pose: Float[Tensor, "joints vertices"],
     target: Target | None = None,
     prediction_type: PredictionType = "epsilon",
-    generator: torch.Generator | None = None,
+    generator: NoiseSource | None = None,
     progress: Callable[[int, int], None] | None = None,
     record: Callable[[Record], None] | None = None,
     h_K: Float[Tensor, "images samples vertices 3"] | None = None,
@@ -124,7 +125,7 @@ def sample(
         mesh_to_pose: f, the linear map from the coarse mesh to the joints of U.
         target: The poses of U; needed unless ``alignment.of`` is ``"nothing"``.
         prediction_type: What the network predicts.
-        generator: Source of all noise, drawn for all rows together; may live on the CPU while the images do not.
+        generator: Source of all noise, drawn for all rows together; `NoiseStreams` have one stream for each image.
         progress: Called with (done, total) steps.
         record: Called at every step.
         h_K: What to begin with, in standard deviations of noise; drawn where None.
@@ -143,8 +144,9 @@ def sample(
         raise ValueError(f"target: alignment of {alignment.of!r} needs poses of U")
     device = prepared.keys_values[0].device
     shape = (prepared.num_images, num_samples, denoiser.num_vertices, 3)
+    generator = split(generator, num_samples)
     if h_K is None:
-        h_K = torch.randn(shape, generator=generator, device=device if generator is None else generator.device)
+        h_K = normal(shape, torch.empty(0, device=device), generator)
     if h_K.shape != shape:
         raise ValueError(f"h_K must have the shape {shape}, got {tuple(h_K.shape)}")
     h = h_K.to(device)

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from posecore.body.named_joints import NamedJoints
+from posecore.diffusion.noise import NoiseStreams
 from posecore.diffusion.schedule import NoiseSchedule
 from posecore.fitting.estimate import PosedPeople, SMPLEstimate
 from posecore.fitting.optimise import SMPLifySettings, optimise, smplify
@@ -109,19 +110,20 @@ def fit(
     loops = torch.zeros(len(start), dtype=torch.long, device=start.transl.device)
     if settings.fitter == "none":
         return FitResult(start, first, loops)
-    generator = torch.Generator().manual_seed(settings.seed)
 
-    def learned_prior(t: int, weight: float) -> DiffusionPrior:
-        return DiffusionPrior(model.prepared(cond, [t]), schedule, model, t, weight, generator)
+    def learned_prior(t: int, weight: float, part: int = 0) -> DiffusionPrior:
+        # A part of the fit has noise of its own: how long the one before took depends on who else is there.
+        noise = NoiseStreams.of_rows(settings.seed, torch.tensor([part]))
+        return DiffusionPrior(model.prepared(cond, [t]), schedule, model, t, weight, noise)
 
     if settings.fitter == "scorehmr":
         fitted = first
-        for guidance in (settings.warm_up, settings.guidance):
+        for part, guidance in enumerate((settings.warm_up, settings.guidance)):
             if guidance is None:
                 continue
             if any(term.couples_people for term in terms):
                 guidance = dataclasses.replace(guidance, stop_change=None)
-            used = [*terms, learned_prior(guidance.prior_t, guidance.w_prior)] if guidance.w_prior else terms
+            used = [*terms, learned_prior(guidance.prior_t, guidance.w_prior, part)] if guidance.w_prior else terms
             prepared = not guidance.through_network
             denoiser = model.prepared(cond, guidance.timesteps) if prepared else model.differentiable(cond)
             result = refine(denoiser, schedule, fitted, model, used, body, guidance, progress)

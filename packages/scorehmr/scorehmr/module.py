@@ -13,7 +13,8 @@ from posecore.body.files import load_body_model
 from posecore.body.named_joints import NamedJoints
 from posecore.body.skeletons import BODY_25, get_joint_set
 from posecore.data.grouping import row_groups
-from posecore.data.sample import PoseSample
+from posecore.data.sample import PoseSample, row_numbers
+from posecore.diffusion.noise import NoiseSource, NoiseStreams, integers, normal
 from posecore.diffusion.schedule import NoiseSchedule
 from posecore.fitting.estimate import PosedPeople, SMPLEstimate
 from posecore.fitting.gaps import interpolate_gaps
@@ -240,7 +241,7 @@ class ScoreHMR(LightningModule):
         if self.part == "regressor":
             losses = self._regressor_losses(batch)
         else:
-            losses = {"noise": self._noise_loss(batch, torch.Generator().manual_seed(self.seed + batch_idx))}
+            losses = {"noise": self._noise_loss(batch, NoiseStreams.of_rows(self.seed, row_numbers(batch)))}
         values = {f"val/{name}/loss_{term}": loss for term, loss in losses.items()}
         self.log_dict(values, add_dataloader_idx=False, sync_dist=True, batch_size=len(batch["K"]))
         return self._score(batch, self.val_metrics, name)
@@ -311,13 +312,13 @@ class ScoreHMR(LightningModule):
         pelvis = batch["betas"].new_zeros(len(batch["betas"]), 3)
         return SMPLEstimate.from_rotmat(batch["global_orient"], batch["body_pose"], batch["betas"], pelvis)
 
-    def _noise_loss(self, batch: PoseSample, generator: torch.Generator | None = None) -> Tensor:
+    def _noise_loss(self, batch: PoseSample, generator: NoiseSource | None = None) -> Tensor:
         x_0 = self.diffusion.encode(self._true(batch))
-        t = torch.randint(self.schedule.num_train_timesteps, (len(x_0),), generator=generator).to(x_0.device)
+        t = integers(self.schedule.num_train_timesteps, (len(x_0),), x_0, generator)
         if self.low_noise_share and generator is None:
             low = torch.rand(t.shape, device=t.device) < self.low_noise_share
             t = torch.where(low, t // 5, t)
-        noise = torch.randn(x_0.shape, generator=generator).to(x_0)
+        noise = normal(x_0.shape, x_0, generator)
         cond = self.standardizer(self.features(batch))
         output = self.diffusion(self.schedule.q_sample(x_0, t, noise), t, cond).to(noise.dtype)
         known = batch.get("has_pose")

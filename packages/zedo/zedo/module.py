@@ -12,7 +12,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from posecore.body.skeletons import get_joint_set
-from posecore.data.sample import PoseSample, group_names
+from posecore.data.sample import PoseSample, group_names, row_numbers
+from posecore.diffusion.noise import NoiseStreams
 from posecore.metrics.pose import ProtocolMetric
 from posecore.metrics.protocols import get_protocol
 from posecore.training.checkpoints import check_stamp, load_weights, resolve_weights, stamp
@@ -147,7 +148,7 @@ class ZeDO(LightningModule):
                 target,
                 self.initial_pose,
                 self.loop,
-                self._generator(),
+                NoiseStreams.of_rows(self.seed, row_numbers(batch)),
                 progress,
             )
 
@@ -199,8 +200,8 @@ class ZeDO(LightningModule):
 
     def validation_step(self, batch: PoseSample, batch_idx: int, dataloader_idx: int = 0) -> StepOutputs:
         """The loss on fixed draws, and the whole of ZeDO."""
-        generator = self._generator(batch_idx)
-        x_t, noise, label = self.backbone.perturb(batch["joints_rel"], generator)
+        streams = NoiseStreams.of_rows(self.seed, row_numbers(batch))
+        x_t, noise, label = self.backbone.perturb(batch["joints_rel"], streams)
         loss = denoising_score_matching_loss(self.network(x_t, label).to(noise.dtype), noise)
         name = self.trainer.datamodule.val_names[dataloader_idx]  # type: ignore[attr-defined]
         self.log(f"val/{name}/loss_score", loss, add_dataloader_idx=False, sync_dist=True, batch_size=len(noise))
@@ -281,5 +282,5 @@ class ZeDO(LightningModule):
             self.log_dict({f"{stage}/{path}{key}": value for key, value in scores.items()}, add_dataloader_idx=False)
             cast(ProtocolMetric, metric).reset()
 
-    def _generator(self, offset: int = 0) -> torch.Generator:
-        return torch.Generator().manual_seed(self.seed + offset)
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from posecore.diffusion.noise import NoiseSource, integers, normal, uniform
 from posecore.diffusion.samplers import ddim_step
 from posecore.diffusion.schedule import NoiseSchedule
 from posecore.diffusion.sde import SubVPSDE
@@ -42,7 +43,7 @@ class Backbone(ABC):
     """How poses are perturbed for training, and how a noise estimate moves a pose towards the data."""
 
     @abstractmethod
-    def perturb(self, x_0: Float[Tensor, "batch joints 3"], generator: torch.Generator | None = None) -> Perturbed:
+    def perturb(self, x_0: Float[Tensor, "batch joints 3"], generator: NoiseSource | None = None) -> Perturbed:
         """Draws a noise level and a noisy pose for every clean one."""
 
     @abstractmethod
@@ -74,11 +75,10 @@ class ScoreBackbone(Backbone):
         self.sde = sde or SubVPSDE()
         self.min_time = min_time
 
-    def perturb(self, x_0: Float[Tensor, "batch joints 3"], generator: torch.Generator | None = None) -> Perturbed:
+    def perturb(self, x_0: Float[Tensor, "batch joints 3"], generator: NoiseSource | None = None) -> Perturbed:
         """x(t) of Eq. (1) at a uniform time, labelled ``999 t``."""
-        uniform = torch.rand(x_0.shape[0], generator=generator, device=_device(x_0, generator)).to(x_0.device)
-        t = uniform * (1 - self.min_time) + self.min_time
-        noise = _randn(x_0.shape, x_0, generator)
+        t = uniform(x_0.shape[:1], x_0, generator) * (1 - self.min_time) + self.min_time
+        noise = normal(x_0.shape, x_0, generator)
         return Perturbed(self.sde.perturb(x_0, t, noise), noise, t * 999)
 
     def steps(
@@ -117,13 +117,11 @@ class DiscreteBackbone(Backbone):
         self.sampler = sampler
         self.schedule = schedule or NoiseSchedule.named("linear_1000")
 
-    def perturb(self, x_0: Float[Tensor, "batch joints 3"], generator: torch.Generator | None = None) -> Perturbed:
+    def perturb(self, x_0: Float[Tensor, "batch joints 3"], generator: NoiseSource | None = None) -> Perturbed:
         """x_t at a uniform integer step, which is also the label."""
         schedule = self.schedule.to(x_0.device)
-        device = _device(x_0, generator)
-        t = torch.randint(schedule.num_train_timesteps, (x_0.shape[0],), generator=generator, device=device)
-        t = t.to(x_0.device)
-        noise = _randn(x_0.shape, x_0, generator)
+        t = integers(schedule.num_train_timesteps, x_0.shape[:1], x_0, generator)
+        noise = normal(x_0.shape, x_0, generator)
         return Perturbed(schedule.q_sample(x_0, t, noise), noise, t.to(x_0.dtype))
 
     def steps(
@@ -173,7 +171,7 @@ def generate(
     network: ScoreNetwork,
     backbone: Backbone,
     num_poses: int,
-    generator: torch.Generator | None = None,
+    generator: NoiseSource | None = None,
     num_steps: int = 1000,
 ) -> Float[Tensor, "num_poses joints 3"]:
     """Draws poses from the prior alone, from pure noise (Table 7, "Random Generation").
@@ -191,7 +189,7 @@ def generate(
     weight = network.head.weight
     times = torch.arange(num_steps, 0, -1, device=weight.device, dtype=torch.float64) / num_steps
     steps = backbone.steps(times, dt=1 / num_steps, stochastic=isinstance(backbone, ScoreBackbone) or None)
-    poses = _randn((num_poses, network.num_joints, 3), weight, generator)
+    poses = normal((num_poses, network.num_joints, 3), weight, generator)
     with torch.inference_mode(), torch.autocast(weight.device.type, enabled=False):
         denoise = network.frozen(steps.labels.to(weight.dtype))
         for i in range(num_steps):
@@ -204,19 +202,10 @@ def denoising_step(
     steps: DenoisingSteps,
     poses: Float[Tensor, "batch joints 3"],
     i: int,
-    generator: torch.Generator | None = None,
+    generator: NoiseSource | None = None,
 ) -> Float[Tensor, "batch joints 3"]:
     """``P_{i+1} = theta_g(P_i, t(i))``, Eq. (5)."""
     moved = torch.sub(steps.keep[i] * poses, denoise(poses, i), alpha=steps.remove[i])
     if steps.random[i]:
-        moved = moved + steps.random[i] * _randn(poses.shape, poses, generator)
+        moved = moved + steps.random[i] * normal(poses.shape, poses, generator)
     return moved
-
-
-def _randn(shape: tuple[int, ...] | torch.Size, like: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.randn(shape, generator=generator, device=_device(like, generator), dtype=like.dtype).to(like.device)
-
-
-def _device(like: Tensor, generator: torch.Generator | None) -> torch.device:
-    """Where to draw: a generator on the CPU serves tensors anywhere."""
-    return like.device if generator is None else generator.device

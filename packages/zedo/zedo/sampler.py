@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from posecore.diffusion.noise import NoiseSource, of_part, split_flat
 from posecore.geometry.camera import backproject_rays, project
 from posecore.geometry.hypotheses import medoid
 from posecore.geometry.placement import reprojection_error
@@ -278,7 +279,7 @@ def optimise(
     target: Target,
     initial: InitialPose | None = None,
     loop: Loop | None = None,
-    generator: torch.Generator | None = None,
+    generator: NoiseSource | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ZeDOResult:
     """Algorithm 1 for all people and all hypotheses together.
@@ -290,7 +291,7 @@ def optimise(
         target: Keypoints and cameras.
         initial: Settings of the initial pose optimiser.
         loop: Settings of the loop.
-        generator: Noise of a backbone that adds any (DDPM).
+        generator: Noise of a backbone that adds any (DDPM); `NoiseStreams` have one stream for each person.
         progress: Called with (done, total) row-iterations.
 
     Returns:
@@ -316,18 +317,20 @@ def optimise(
     warmup = loop.num_iterations // 5 if loop.warmup is None else loop.warmup
     chunk = loop.chunk or max(1, int(loop.memory_gb * 2**30 / BYTES_PER_ROW))
     row = torch.arange(people * hypotheses, device=poses.device) // hypotheses  # whose keypoints a row explains
+    generator = split_flat(generator, hypotheses)
     done_poses, done_transl = torch.empty_like(poses), torch.empty_like(transl)
     with torch.inference_mode():
         denoise = network.frozen(steps.labels.to(anchors.dtype))
         for start in range(0, len(row), chunk):
             part = slice(start, start + chunk)
             P, T, who = poses[part], transl[part], row[part]
+            source = of_part(generator, part)
             M, rays, visible = solver[who], target.rays[who], target.visible[who][..., None]
             solvable = visible.sum(1) >= 2
             for i in range(loop.num_iterations):
                 if i >= warmup:
                     T = torch.where(solvable, solve_translation(P, M), T)
-                P = denoising_step(denoise, steps, project_to_rays(P, T, rays, visible), i, generator)
+                P = denoising_step(denoise, steps, project_to_rays(P, T, rays, visible), i, source)
                 if progress is not None:
                     progress(start * loop.num_iterations + (i + 1) * len(P), len(row) * loop.num_iterations)
             done_poses[part], done_transl[part] = P, T

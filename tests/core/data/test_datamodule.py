@@ -99,6 +99,8 @@ def test_loaders_batches_and_names(tmp_path: Path) -> None:
     assert [len(b["joints_rel"]) for b in batches] == [4] * 6  # the last one is dropped
     assert [len(b["joints_rel"]) for b in data.val_dataloader()[1]] == [4, 3]
     assert next(iter(data.val_dataloader()[0]))["clip"] == ["a0", "a1", "a2", "a3"]
+    assert [batch["row"].tolist() for batch in data.val_dataloader()[1]] == [[0, 1, 2, 3], [4, 5, 6]]
+    assert "row" not in batches[0], "training knows no rows"
     data.setup("test")
     assert [len(loader.dataset) for loader in data.test_dataloader()] == [9]
 

@@ -3,7 +3,7 @@ import torch
 
 from posecore.body.skeletons import H36M_17
 from posecore.data.base import PoseDataset, PoseTable
-from posecore.data.sample import PoseSample, concatenate, group_names, sample_length, take, unbatch
+from posecore.data.sample import PoseSample, concatenate, group_names, row_numbers, sample_length, take, unbatch
 
 
 def table(rows: int = 4) -> PoseSample:
@@ -66,3 +66,9 @@ def test_wrong_samples_are_refused() -> None:
         len(PoseDataset())
     with pytest.raises(TypeError, match="PoseDataset must define __getitems__"):
         PoseDataset().__getitems__([0])
+
+
+def test_rows_have_numbers() -> None:
+    samples = PoseSample(clip=["a", "b"], K=torch.eye(3).expand(2, 3, 3))
+    assert row_numbers(samples).tolist() == [0, 1], "places in the batch, where nobody numbered them"
+    assert row_numbers(PoseSample(**samples, row=torch.tensor([7, 5]))).tolist() == [7, 5]

@@ -78,6 +78,26 @@ class PoseTable(PoseDataset):
         return batch
 
 
+class NumberedRows(Dataset[PoseSample]):
+    """A dataset whose batches say in ``row`` which rows they hold, for evaluation.
+
+    What is drawn for a row then depends on the row, not on its place in a batch (`posecore.diffusion.noise`).
+    """
+
+    def __init__(self, dataset: Dataset[PoseSample]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitems__(self, indices: Sequence[int]) -> PoseSample:
+        """Rows ``indices`` as one batched sample."""
+        batch: PoseSample = self.dataset.__getitems__(indices)  # type: ignore[attr-defined]
+        if "row" in batch:  # what is predicted has its own numbers
+            return batch
+        return cast(PoseSample, {**batch, "row": torch.as_tensor(indices, dtype=torch.int64)})
+
+
 _JOINT_KEYS = ("joints_cam", "joints_known", "joints_rel", "joints_2d_px", "confidence", "joints_2d_true_px")
 
 

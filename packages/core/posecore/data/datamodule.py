@@ -9,7 +9,7 @@ from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from posecore.body.skeletons import get_joint_set
-from posecore.data.base import PoseDataset, PoseTable, select_joints
+from posecore.data.base import NumberedRows, PoseDataset, PoseTable, select_joints
 from posecore.data.mixing import DealtBatches, EpochSampler, JoinedDataset
 from posecore.data.predict_dataset import PredictDataset
 from posecore.data.predict_input import NO_KEYPOINTS, PredictInput
@@ -187,7 +187,7 @@ class PoseDataModule(LightningDataModule):
         size = self.batch_size
         if "sampler" not in options:
             options["sampler"] = dealt = DealtBatches(len(dataset), size, *self.ranks)  # type: ignore[arg-type]
-            size = dealt.batch_size
+            size, dataset = dealt.batch_size, NumberedRows(dataset)
         return DataLoader(
             dataset,
             batch_size=size,

@@ -107,10 +107,10 @@ class EpochSampler(DistributedSampler[int]):
 class DealtBatches(DistributedSampler[int]):
     """Rows in order, whole batches of them dealt to ranks: rank r of W has the batches r, r + W, r + 2 W, ...
 
-    A batch holds the same rows whatever the number of ranks, so what is drawn for it is the same, too; no row is
-    repeated, so none counts twice. Ranks may have different numbers of batches. Each needs one, since Lightning leaves
-    out the evaluation of a rank that has none, and the others would wait for it: a set with fewer batches than ranks
-    is dealt in smaller ones. It is a ``DistributedSampler`` so that Lightning puts no other one around it.
+    No row is repeated, so none counts twice. Ranks may have different numbers of batches. Each needs one, since
+    Lightning leaves out the evaluation of a rank that has none, and the others would wait for it: a set with fewer
+    batches than ranks is dealt in smaller ones. What is drawn for a row does not depend on its batch
+    (`posecore.diffusion.noise`). It is a ``DistributedSampler`` so that Lightning puts no other one around it.
 
     Args:
         rows: number of rows.

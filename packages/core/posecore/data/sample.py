@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, cast
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 
@@ -54,7 +55,7 @@ class PoseSample(TypedDict, total=False):
     ``frame``              ()            index in the clip, at ``fps``
     ``view``               ()            number of the camera that sees this frame
     ``fps``                ()            frames per second of the (resampled) clip
-    ``row``                ()            number of the row in its data set, where batches are not in the set's order
+    ``row``                ()            number of the row in its data set, in evaluation and prediction
     =====================  ============  ==================================================================
     """
 
@@ -111,6 +112,14 @@ def sample_length(samples: PoseSample) -> int:
     if len(set(lengths.values())) != 1:
         raise ValueError(f"samples: every key needs the same number of rows, got {lengths}")
     return next(iter(lengths.values()))
+
+
+def row_numbers(samples: PoseSample) -> Int[Tensor, " rows"]:
+    """Numbers of a batch's rows in their data set: ``row``, or their places in the batch where it is not there."""
+    if "row" in samples:
+        return samples["row"]
+    first = next(value for value in samples.values() if isinstance(value, Tensor))
+    return torch.arange(len(first), device=first.device)
 
 
 def take(samples: PoseSample, indices: Sequence[int] | Tensor) -> PoseSample:

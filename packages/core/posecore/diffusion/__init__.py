@@ -5,6 +5,7 @@
 
 from posecore.diffusion.dpm_solver import dpm_solver_step
 from posecore.diffusion.embedding import sinusoidal_embedding
+from posecore.diffusion.noise import NoiseSource, NoiseStreams
 from posecore.diffusion.samplers import StepOutput, ddim_invert_step, ddim_step, ddpm_step, timesteps
 from posecore.diffusion.schedule import (
     NAMED_BETAS,
@@ -22,6 +23,8 @@ __all__ = [
     "VESDE",
     "VPSDE",
     "NoiseSchedule",
+    "NoiseSource",
+    "NoiseStreams",
     "PredictionType",
     "StepOutput",
     "SubVPSDE",

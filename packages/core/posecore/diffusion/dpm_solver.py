@@ -14,8 +14,9 @@ nothing: the two predictions are then of the path that the sample really took.
 
 import torch
 from jaxtyping import Float, Int
-from torch import Generator, Tensor
+from torch import Tensor
 
+from posecore.diffusion.noise import NoiseSource
 from posecore.diffusion.samplers import StepOutput, ddim_step
 from posecore.diffusion.schedule import NoiseSchedule, PredictionType, working_dtype
 
@@ -31,7 +32,7 @@ def dpm_solver_step(
     prediction_type: PredictionType = "epsilon",
     eta: float = 0.0,
     clip_x0: float | None = None,
-    generator: Generator | None = None,
+    generator: NoiseSource | None = None,
 ) -> StepOutput:
     """One step x_t -> x_{t_prev} of DPM-Solver++(2M): the DDIM step at an extrapolated clean sample.
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from posecore.diffusion.noise import NoiseSource, normal
 from posecore.diffusion.schedule import NoiseSchedule, PredictionType, working_dtype
 
 TimestepSpacing = Literal["leading", "trailing", "linspace"]
@@ -70,7 +71,7 @@ def ddpm_step(
     *,
     prediction_type: PredictionType = "epsilon",
     clip_x0: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: NoiseSource | None = None,
 ) -> StepOutput:
     """One ancestral step x_t -> x_{t_prev} ~ q(x_{t_prev} | x_t, x_0) at the predicted x_0.
 
@@ -84,7 +85,7 @@ def ddpm_step(
         t_prev: Target timestep(s), below ``t``; ``t - 1`` where not given.
         prediction_type: What ``model_output`` is.
         clip_x0: Clamp the predicted x_0 to [-clip_x0, clip_x0]; not clamped where None.
-        generator: Source of the noise; may live on the CPU while the sample does not.
+        generator: Source of the noise.
 
     Raises:
         ValueError: If ``t_prev`` and ``t`` are ints and ``t_prev`` is not below ``t``.
@@ -101,7 +102,7 @@ def ddpm_step(
     x_0_weight = (alpha_bar_prev.sqrt() * (1 - alpha) / (1 - alpha_bar)).to(dtype)  # Eq. (7)
     x_t_weight = (alpha.sqrt() * (1 - alpha_bar_prev) / (1 - alpha_bar)).to(dtype)  # Eq. (7)
     sigma = ((1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha)).sqrt().to(dtype)
-    x_prev = x_0_weight * x_0 + x_t_weight * x_t + sigma * _randn_like(x_t, generator)
+    x_prev = x_0_weight * x_0 + x_t_weight * x_t + sigma * normal(x_t.shape, x_t, generator)
     return StepOutput(x_prev.to(x_t.dtype), x_0)
 
 
@@ -116,7 +117,7 @@ def ddim_step(
     eta: float = 0.0,
     clip_x0: float | None = None,
     rederive_noise: bool = False,
-    generator: torch.Generator | None = None,
+    generator: NoiseSource | None = None,
 ) -> StepOutput:
     """One DDIM step x_t -> x_{t_prev}.
 
@@ -153,7 +154,7 @@ def ddim_step(
     dtype = working_dtype(x_t)
     direction = (1 - alpha_bar_prev - variance).clamp(min=0).sqrt().to(dtype) * noise
     x_prev = schedule.signal(t_prev, x_t) * x_0 + direction  # Eq. (12)
-    x_prev = x_prev + variance.sqrt().to(dtype) * _randn_like(x_t, generator)
+    x_prev = x_prev + variance.sqrt().to(dtype) * normal(x_t.shape, x_t, generator)
     return StepOutput(x_prev.to(x_t.dtype), x_0)
 
 
@@ -204,8 +205,3 @@ def _check_order(low_name: str, low: int | Tensor, high_name: str, high: int | T
 
 def _clip(x_0: Tensor, bound: float | None) -> Tensor:
     return x_0 if bound is None else x_0.clamp(-bound, bound)
-
-
-def _randn_like(sample: Tensor, generator: torch.Generator | None) -> Tensor:
-    device = sample.device if generator is None else generator.device
-    return torch.randn(sample.shape, generator=generator, device=device, dtype=working_dtype(sample)).to(sample.device)

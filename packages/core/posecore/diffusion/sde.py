@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from posecore.diffusion.noise import NoiseSource, normal
 from posecore.diffusion.schedule import expand_to, working_dtype
 
 
@@ -89,7 +90,7 @@ class SDE(ABC):
         t: float | Float[Tensor, "*time"],
         dt: float,
         score: Float[Tensor, "*sample"],
-        generator: torch.Generator | None = None,
+        generator: NoiseSource | None = None,
     ) -> Float[Tensor, "*sample"]:
         """One Euler-Maruyama step of the reverse-time SDE (Eq. (6)).
 
@@ -98,10 +99,9 @@ class SDE(ABC):
             t: Its time(s).
             dt: Length of the step, positive; the sample moves to ``t - dt``.
             score: Score of the marginal at (x, t).
-            generator: Source of the noise; may live on the CPU while the sample does not.
+            generator: Source of the noise.
         """
-        device = x.device if generator is None else generator.device
-        noise = torch.randn(x.shape, generator=generator, device=device, dtype=working_dtype(x)).to(x.device)
+        noise = normal(x.shape, x, generator)
         mean = self.probability_flow_step(_widen(x), t, dt, _widen(score), score_factor=1.0)
         return (mean + _fit(self.diffusion(t), x) * math.sqrt(dt) * noise).to(x.dtype)
 
