@@ -2,8 +2,6 @@
 
 import io
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,8 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from posecore.testing.forked import run_module
+
 METHODS = ["diffhmr", "diffupose", "hmdiff", "scorehmr", "zedo"]
 README = Path(__file__).parents[1] / "packages" / "core" / "README.md"
 ONE_ANSWER = {"scorehmr"}  # a fit has no spread
@@ -20,18 +20,7 @@ UNSEEN = {"diffhmr", "hmdiff"}  # whose data say which joints the picture hides
 
 
 def fit(method: str, folder: Path, *args: str | Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        method,
-        "fit",
-        "--config",
-        "smoke.yaml",
-        "--trainer.default_root_dir",
-        folder,
-        *args,
-    ]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300, check=False)
+    done = run_module(method, ["fit", "--config", "smoke.yaml", "--trainer.default_root_dir", folder, *args])
     assert done.returncode == 0, done.stderr[-3000:]
 
 

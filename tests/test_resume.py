@@ -11,6 +11,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from posecore.testing.forked import run_module
+
 CLOCKS = {"train/samples_per_second", "train/data_wait"}
 # Two epochs of 4 batches and one batch of a third; checkpoints after 3, 6 and 9 of them, a validation after 8.
 RUN = [
@@ -22,13 +24,16 @@ RUN = [
 KILL = ["--trainer.callbacks+=posecore.testing.killed_training.KillTraining", "--trainer.callbacks.batch=7"]
 
 
-def fit(method: str, folder: Path, *args: str, code: int = 0) -> str:
-    """Runs ``<method> fit`` as a user does, in a process of its own; returns what it wrote to stderr."""
-    done = subprocess.run(
-        [sys.executable, "-m", method, "fit", "--config", "smoke.yaml", "--trainer.default_root_dir", folder, *RUN,
-         "--ckpt_path", "last", *args],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+def fit(method: str, folder: Path, *args: str, code: int = 0, fresh: bool = False) -> str:
+    """Runs ``<method> fit`` in a process of its own, forked or anew; returns what it wrote to stderr."""
+    options = [
+        "fit", "--config", "smoke.yaml", "--trainer.default_root_dir", str(folder), *RUN, "--ckpt_path", "last", *args,
+    ]  # fmt: skip
+    if fresh:
+        whole = [sys.executable, "-m", method, *options]
+        done = subprocess.run(whole, capture_output=True, text=True, timeout=300, check=False)
+    else:
+        done = run_module(method, options)
     assert done.returncode == code, done.stderr[-3000:]
     return done.stderr
 
@@ -69,7 +74,7 @@ def assert_same_run(whole: Path, resumed: Path) -> None:
     ids=["diffhmr", "diffupose", "hmdiff", "scorehmr", "zedo-two-processes"],
 )
 def test_a_killed_training_continues_with_the_same_curve(method: str, args: list[str], tmp_path: Path) -> None:
-    said = fit(method, tmp_path / "whole", *args)
+    said = fit(method, tmp_path / "whole", *args, fresh=True)
     assert "training starts from the beginning" in said
     fit(method, tmp_path / "killed", *args, *KILL, code=-signal.SIGKILL)
     assert not list((tmp_path / "killed").rglob("*step=9.ckpt"))
