@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import trimesh
 from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
@@ -225,6 +224,8 @@ def _influences(
 
 def _normals(vertices: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarray, "faces 3"]) -> np.ndarray:
     """Smooth normals; a vertex of no face gets one that points up, since the format knows no missing ones."""
+    import trimesh  # when needed: every command line would wait for it
+
     normals = np.array(trimesh.Trimesh(vertices, faces, process=False).vertex_normals)
     lengths = np.linalg.norm(normals, axis=1, keepdims=True)
     return np.where(lengths > 0, normals / np.maximum(lengths, 1e-12), (0.0, 1.0, 0.0)).astype(np.float32)

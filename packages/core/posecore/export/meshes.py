@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import trimesh
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -91,6 +90,8 @@ def write_glb(path: Path | str, vertices_cam: Float[Tensor, "vertices 3"], faces
     Raises:
         OSError: If the file cannot be written.
     """
+    import trimesh  # when needed: every command line would wait for it
+
     mesh = trimesh.Trimesh(_upright(vertices_cam).numpy(), faces.cpu().numpy(), process=False)
     content = mesh.export(file_type="glb", include_normals=True)
     assert isinstance(content, bytes)  # trimesh's type is that of all its formats

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import timm
 from torch import nn
 
 
@@ -27,6 +26,8 @@ def build_backbone(
         FileNotFoundError: There is no such checkpoint.
         OSError: The published weights could not be had.
     """
+    import timm  # when needed: every command line would wait for it
+
     if not timm.is_model(name):
         raise ValueError(f"backbone: timm has none called {name!r}; timm.list_models() has their names")
     dilation: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
@@ -53,6 +54,8 @@ def build_backbone(
 
 
 def _load(backbone: nn.Module, checkpoint: Path) -> None:
+    import timm
+
     if not checkpoint.is_file():
         raise FileNotFoundError(f"checkpoint: there is no file {checkpoint}")
     try:
