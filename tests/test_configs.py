@@ -43,6 +43,7 @@ WITHOUT_NUMBERS = {"scorehmr/table2/gaussian", "scorehmr/table2/prior"}
 
 
 @cache
+@cache
 def parser_of(method: str) -> LightningArgumentParser:
     """The method's parser as the CLI builds it, without running anything."""
     module, datamodule, writer = METHODS[method]

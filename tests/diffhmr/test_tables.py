@@ -21,6 +21,7 @@ SMALL = [
     "--model.cond_channels", "8", "--model.hidden_dim", "16", "--model.sampling.num_inference_steps", "2",
     "--data.augmentation.size", "64", "--data.num_workers", "0", "--data.batch_size", "4",
     "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.precision", "32",
+    "--trainer.logger", "false",  # which would draw panels
 ]  # fmt: skip
 
 

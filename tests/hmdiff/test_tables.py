@@ -37,6 +37,7 @@ SMALL = [
     "--data.augmentation.size", "64", "--data.num_workers", "0", "--data.batch_size", "4",
     "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.precision", "32",
     "--trainer.max_steps", "2",
+    "--trainer.logger", "false",  # which would draw panels
 ]  # fmt: skip
 
 

@@ -44,7 +44,10 @@ PROTOCOLS = {
 FITS = ("coco_train_eft", "coco_train_spin", "mpi_inf_3dhp_train_eft", "mpi_inf_3dhp_train_spin", "mpii_train_spin")
 CACHES = ("pare_features", "prohmr_features")
 STARTS = ("hmr2b", "prohmr")
-SMALL = ["--model.hidden_dim", "16", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+SMALL = [
+    "--model.hidden_dim", "16", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
+    "--trainer.logger", "false",  # which would draw panels
+]  # fmt: skip
 SHORT = [
     "--model.fit.guidance.outer_loops", "1", "--model.fit.smplify.camera_steps", "2",
     "--model.fit.smplify.body_steps", "2", "--model.fit.prior.steps", "2",
