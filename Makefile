@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/
 READY := $(VENV)/.ready
-# The CPU count that this process may use, not the machine's.
-JOBS := $(shell nproc)
+# The CPU count that this process may use, not the machine's. Each worker has a stretch of files, so that what the tests
+# of a file share is made once.
+WORKERS := -n $(shell nproc) --dist worksteal
 
 .PHONY: demo test test-all test-cluster check viewer clean
 
@@ -12,10 +13,10 @@ demo: $(READY)
 	$(RUN)python tools/demo.py --output runs/demo --overwrite
 
 test: $(READY)
-	$(RUN)python -m pytest -n $(JOBS) -m "not slow and not gpu and not cluster"
+	$(RUN)python -m pytest $(WORKERS) -m "not slow and not gpu and not cluster"
 
 test-all: $(READY)
-	$(RUN)python -m pytest -n $(JOBS) -m "not cluster"
+	$(RUN)python -m pytest $(WORKERS) -m "not cluster"
 
 # Several nodes and a Slurm on this machine, one test after the other: docs/clusters.md. tools/slurm/install_debian.sh
 # installs the Slurm.
