@@ -1,8 +1,12 @@
 """Which runs and rules are compared in each table and curve of the page."""
 
+from collections.abc import Callable
+
 from open_results.results import Line
-from open_results.runs import COUNTS, DDIM_STEPS, ITERATIONS, LOOPS, NOISES, STARTS
+from open_results.runs import COUNTS, ITERATIONS, LOOPS, NOISES, STARTS, STEPS_OF_HMDIFF, samplings
 from open_results.stored import (
+    Poses,
+    Table,
     answer,
     best_of,
     facing,
@@ -100,20 +104,31 @@ def video() -> list[Line]:
 
 def steps() -> dict[str, list[Line]]:
     """Settings of every method, from few network calls to many."""
+
+    def sampled(method: str, rule: Callable[[Table], Poses] = answer) -> list[Line]:
+        return [
+            Line("`fast.yaml`" if name == "fast" else f"`sampling/{name}.yaml`", rule, (f"{method}_{name}",))
+            for name in samplings(method)
+        ]
+
     return {
-        "ZeDO, S = 1, iterations": [Line(str(n), answer, (f"zedo_iterations_{n}",)) for n in ITERATIONS],
+        "ZeDO, S = 1, iterations": [
+            *(Line(f"{n} iterations", answer, (f"zedo_iterations_{n}",)) for n in ITERATIONS),
+            *sampled("zedo"),
+        ],
         "DiffuPose, N = 10": [
-            *(Line(f"DDIM, {n} steps", answer, (f"diffupose_ddim_{n}",)) for n in DDIM_STEPS["diffupose"]),
-            Line("DDIM with noise, 10 steps (`fast.yaml`)", answer, ("diffupose_eta1_10",)),
-            Line("ancestral, 100 steps", answer, ("diffupose_detector",)),
+            *sampled("diffupose"),
+            Line("ancestral, 100 steps (the default)", answer, ("diffupose_detector",)),
         ],
-        "Diff-HMR, mean of 5": [
-            Line(f"DDIM, {n} steps", mean_of(), (f"diffhmr_ddim_{n}",)) for n in DDIM_STEPS["diffhmr"]
+        "Diff-HMR, mean of 5": sampled("diffhmr", mean_of()),
+        "HMDiff, N = 3": [
+            *(Line(f"DDIM, {n} steps", answer, (f"hmdiff_ddim_{n}",)) for n in STEPS_OF_HMDIFF),
+            *sampled("hmdiff"),
         ],
-        "HMDiff, N = 3": [Line(f"DDIM, {n} steps", answer, (f"hmdiff_ddim_{n}",)) for n in DDIM_STEPS["hmdiff"]],
         "ScoreHMR, loops": [
-            *(Line(str(n), answer, (f"fit_loops_{n}",)) for n in LOOPS),
-            Line("20 (`terms/open.yaml`)", answer, ("fit_open_cmu",)),
+            *(Line(f"{n} loops", answer, (f"fit_loops_{n}",)) for n in LOOPS),
+            Line("20 loops (`terms/open.yaml`)", answer, ("fit_open_cmu",)),
+            *sampled("scorehmr"),
         ],
     }
 

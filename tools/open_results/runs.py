@@ -3,8 +3,10 @@
 A setting more is a line more here; what the page says about it is in `open_results.tables`.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 SECTIONS = {
     "lifting": "2D keypoints to a 3D pose",
@@ -22,9 +24,11 @@ NOISES = {"exact": (), "detector": ("data/cmu_noisy.yaml",)}
 """2D keypoints of the lifting methods: the truth's projections, or with a detector's errors."""
 STARTS = {"cmu": (), "weak": ("start/weak.yaml",)}
 """Where ScoreHMR starts: its regressor, or the less accurate one."""
-ITERATIONS = (100, 250, 500, 1000, 1500, 2000)
-DDIM_STEPS = {"diffupose": (5, 10, 25, 50), "diffhmr": (5, 10, 25, 50), "hmdiff": (5, 10, 20, 40)}
+ITERATIONS = (100, 250, 500, 1000, 2000)
+STEPS_OF_HMDIFF = (5, 10, 20, 40)
 LOOPS = (1, 2, 5, 10)
+PACKAGES = Path(__file__).parents[2] / "packages"
+_TOO_LONG = ("ddpm_1000",)  # minutes for few people; the method's card has it
 
 
 @dataclass(frozen=True)
@@ -75,17 +79,17 @@ def _lifting() -> Iterable[Run]:
             yield _replaced(of, seconds=3 + 4.0 * count, anchors=count if count == 5 else None)
         # N = 1, 5 and 10 are the first of the same hypotheses.
         many = _options(num_hypotheses=max(COUNTS))
-        yield Run(f"diffupose_fast_{noise}", "lifting", "diffupose", (*configs, "fast.yaml"), many, thin=2, seconds=45)
-        yield Run(f"diffupose_{noise}", "lifting", "diffupose", configs, thin=2, seconds=90)
+        yield Run(f"diffupose_fast_{noise}", "lifting", "diffupose", (*configs, "fast.yaml"), many, thin=2, seconds=30)
+        yield Run(f"diffupose_{noise}", "lifting", "diffupose", configs, thin=2, seconds=60)
 
 
 def _images() -> Iterable[Run]:
-    yield Run("diffhmr", "images", "diffhmr", ("data/open.yaml",), seconds=230)
+    yield Run("diffhmr", "images", "diffhmr", ("data/open.yaml",), thin=2, seconds=100)
     few_steps = _options(sampling__num_inference_steps=10)  # as `predict --config open.yaml`
-    yield Run("hmdiff", "images", "hmdiff", ("data/open.yaml",), few_steps, thin=4, seconds=220)
+    yield Run("hmdiff", "images", "hmdiff", ("data/open.yaml",), few_steps, thin=4, seconds=200)
     configs = ("data/cmu.yaml", "data/open_images.yaml", "terms/open.yaml")
-    yield Run("scorehmr_from_diffhmr", "images", "scorehmr", configs, seconds=70, start="diffhmr")
-    yield Run("scorehmr_images", "images", "scorehmr", configs, seconds=60)
+    yield Run("scorehmr_from_diffhmr", "images", "scorehmr", configs, thin=2, seconds=30, start="diffhmr")
+    yield Run("scorehmr_images", "images", "scorehmr", configs, thin=2, seconds=25)
 
 
 def _fitting() -> Iterable[Run]:
@@ -116,32 +120,51 @@ def _views() -> Iterable[Run]:
 
 def _video() -> Iterable[Run]:
     configs = ("data/cmu.yaml", "data/cmu_video.yaml")
-    yield Run("video_frames", "video", "scorehmr", (*configs, "terms/keypoints.yaml"), whole=True, seconds=150)
-    yield Run("video_smooth", "video", "scorehmr", (*configs, "terms/video.yaml"), whole=True, seconds=240)
+    yield Run("video_frames", "video", "scorehmr", (*configs, "terms/keypoints.yaml"), whole=True, seconds=120)
+    yield Run("video_smooth", "video", "scorehmr", (*configs, "terms/video.yaml"), whole=True, seconds=150)
+
+
+def samplings(method: str) -> list[str]:
+    """Names of the settings in a method's ``sampling/``, by their number of steps; then ``fast``, if there is one."""
+    configs = PACKAGES / method / method / "configs"
+    found = [path.stem for path in (configs / "sampling").glob("*.yaml") if path.stem not in _TOO_LONG]
+    found.sort(key=lambda name: (steps_of(name), name))
+    return [*found, *(["fast"] if (configs / "fast.yaml").is_file() else [])]
+
+
+def steps_of(name: str) -> int:
+    """``ddim_25`` has 25; 10 where the name does not say."""
+    numbers = re.findall(r"\d+$", name)
+    return int(numbers[0]) if numbers else 10
 
 
 def _steps() -> Iterable[Run]:
-    """Of the lifting methods with a detector's keypoints; few hypotheses, so that many settings are affordable."""
+    """Of the lifting methods with a detector's keypoints; few hypotheses, so that many settings are affordable.
+
+    A new file in a method's ``sampling/``, or its ``fast.yaml``, is a run more.
+    """
     cmu, noisy = ("data/cmu.yaml",), ("data/cmu.yaml", "data/cmu_noisy.yaml")
     for count in ITERATIONS:
         configs = (*noisy, f"figure5/iterations_{count}.yaml")
         yield Run(f"zedo_iterations_{count}", "steps", "zedo", configs, seconds=3 + 8 * count / 1000)
-    for steps in DDIM_STEPS["diffupose"]:
-        configs = (*noisy, f"sampling/ddim_{steps}.yaml")
-        yield Run(f"diffupose_ddim_{steps}", "steps", "diffupose", configs, thin=2, seconds=3 + steps)
-    yield Run("diffupose_eta1_10", "steps", "diffupose", (*noisy, "fast.yaml"), thin=2, seconds=12)
-    five = _options(num_hypotheses=5)
-    for steps in DDIM_STEPS["diffhmr"]:
-        configs = ("data/open.yaml", f"sampling/ddim_{steps}.yaml")
-        yield Run(f"diffhmr_ddim_{steps}", "steps", "diffhmr", configs, five, thin=4, seconds=4 + steps / 2)
-    for steps in DDIM_STEPS["hmdiff"]:
-        options = _options(num_hypotheses=3, sampling__num_inference_steps=steps)
-        yield Run(f"hmdiff_ddim_{steps}", "steps", "hmdiff", ("data/open.yaml",), options, thin=8, seconds=5 + steps)
     for loops in LOOPS:
         options = _options(fit__guidance__outer_loops=loops)
         yield Run(
             f"fit_loops_{loops}", "steps", "scorehmr", (*cmu, "terms/open.yaml"), options, seconds=4 + 1.2 * loops
         )
+    for steps in STEPS_OF_HMDIFF:
+        options = _options(num_hypotheses=3, sampling__num_inference_steps=steps)
+        yield Run(f"hmdiff_ddim_{steps}", "steps", "hmdiff", ("data/open.yaml",), options, thin=8, seconds=5 + steps)
+    few = {"diffhmr": _options(num_hypotheses=5), "hmdiff": _options(num_hypotheses=3)}
+    thin = {"diffupose": 2, "diffhmr": 4, "hmdiff": 8}
+    base = {"zedo": noisy, "diffupose": noisy, "diffhmr": ("data/open.yaml",), "hmdiff": ("data/open.yaml",)}
+    base["scorehmr"] = (*cmu, "terms/open.yaml")
+    cost = {"zedo": 0.1, "diffupose": 1.0, "diffhmr": 0.5, "hmdiff": 1.0, "scorehmr": 1.0}  # seconds a step
+    for method, before in base.items():
+        for name in samplings(method):
+            configs = (*before, "fast.yaml" if name == "fast" else f"sampling/{name}.yaml")
+            options, seconds = few.get(method, ()), 4 + cost[method] * steps_of(name)
+            yield Run(f"{method}_{name}", "steps", method, configs, options, thin.get(method, 1), seconds=seconds)
 
 
 def _replaced(run: Run, **values: object) -> Run:
