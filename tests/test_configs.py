@@ -418,3 +418,16 @@ def test_unknown_option_is_refused(tmp_path: Path) -> None:
     broken.write_text("model:\n  num_hypothesis: 3\n")
     with pytest.raises(SystemExit):
         parser_of("zedo").parse_args(["--config", str(broken)])
+
+
+def test_fast_zedo_runs_the_prior_as_far_as_the_default() -> None:
+    """Over-integration is part of the method: fewer iterations are longer ones."""
+    configs = PACKAGES / "zedo/zedo/configs"
+    parser = parser_of("zedo")
+    default, fast = (
+        parser.parse_args(["--config", str(configs / "default.yaml"), *extra]).model.loop
+        for extra in ([], ["--config", str(configs / "fast.yaml")])
+    )
+    assert fast.num_iterations < default.num_iterations
+    assert fast.num_iterations * fast.dt == pytest.approx(default.num_iterations * default.dt)
+    assert fast.warmup == default.warmup
