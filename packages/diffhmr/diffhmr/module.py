@@ -127,6 +127,7 @@ class DiffHMR(LightningModule):
         checkpoint: A local file of weights of the backbone in place of those.
         init_weights: A run of this method (shipped name or file) whose encoder and regressor this one begins with.
         freeze_encoder: Whether the encoder stays as it is.
+        grad_checkpointing: Whether training computes the inside of the encoder's blocks twice, for less memory.
         image_size: Side of the crops, pixels; must be the data's ``augmentation.size``.
         estimator: What gives the pose: the diffusion model, or the regressor (one output; the comparison).
         rotation: What is diffused (Table 2).
@@ -161,6 +162,7 @@ class DiffHMR(LightningModule):
         checkpoint: Path | None = None,
         init_weights: str | None = None,
         freeze_encoder: bool = False,
+        grad_checkpointing: bool = False,
         image_size: int = 224,
         estimator: Literal["diffusion", "regression"] = "diffusion",
         rotation: Rotation = "rot6d",
@@ -200,7 +202,7 @@ class DiffHMR(LightningModule):
             )
         # Weights that are loaded afterwards make the published ones a download for nothing.
         needless = weights is not None or init_weights is not None
-        self.encoder = ImageEncoder(backbone, pretrained and not needless, checkpoint)
+        self.encoder = ImageEncoder(backbone, pretrained and not needless, checkpoint, grad_checkpointing)
         grid = self.encoder.num_cells(image_size)
         self.regressor = Regressor(
             self.encoder.dim, grid, hidden_dim, cond_channels, estimator == "regression", dropout

@@ -20,6 +20,7 @@ from diffupose.scoring import RULES, poses_by_rule
 from diffupose.unet import UNetDenoiser
 from posecore.body.skeletons import get_joint_set
 from posecore.data.sample import PoseSample, group_names, row_numbers
+from posecore.data.transforms import rotate_joints
 from posecore.diffusion.noise import NoiseSource, NoiseStreams, integers, normal
 from posecore.diffusion.schedule import NoiseSchedule
 from posecore.geometry.placement import reprojection_error, solve_translation
@@ -172,7 +173,7 @@ class DiffuPose(LightningModule):
                 NoiseStreams.of_rows(self.seed, row_numbers(batch)),
                 progress,
             )
-        joints_rel = samples @ rotmat[:, None]  # the inverse of rotmat @ joint
+        joints_rel = rotate_joints(samples, rotmat.mT[:, None])
         seen = batch["joints_2d_px"], batch["confidence"], batch["K"]
         transl = solve_translation(joints_rel, *seen)
         error = reprojection_error(joints_rel, transl, *seen)
@@ -253,9 +254,14 @@ class DiffuPose(LightningModule):
         def predicted(x_t: Tensor, t: Tensor) -> Tensor:
             return cast(Tensor, self.network(x_t, keypoints.expand(len(x_t), -1, -1), t)[..., :3])
 
-        x_0 = sample["joints_rel"] @ rotmat.mT * self.pose_scale
+        x_0 = rotate_joints(sample["joints_rel"], rotmat) * self.pose_scale
         return denoise_once(
-            self.schedule, x_0, levels, predicted, lambda x: x / self.pose_scale @ rotmat, self.joint_set
+            self.schedule,
+            x_0,
+            levels,
+            predicted,
+            lambda x: rotate_joints(x / self.pose_scale, rotmat.mT),
+            self.joint_set,
         )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -297,7 +303,7 @@ class DiffuPose(LightningModule):
 
     def _losses(self, batch: PoseSample, generator: NoiseSource | None = None) -> tuple[Tensor, Tensor]:
         keypoints, rotmat = condition(batch, self.joint_set, self.coordinates)
-        x_0 = batch["joints_rel"] @ rotmat.mT * self.pose_scale
+        x_0 = rotate_joints(batch["joints_rel"], rotmat) * self.pose_scale
         t = integers(self.schedule.num_train_timesteps, (len(x_0),), x_0, generator)
         noise = normal(x_0.shape, x_0, generator)
         output = self.network(self.schedule.q_sample(x_0, t, noise), keypoints, t).to(noise.dtype)  # Eq. (2)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from posecore.training.timm_backbone import build_backbone
+from posecore.training.timm_backbone import build_backbone, cells_along, feature_map
 
 
 class Backbone(nn.Module):
@@ -19,6 +19,7 @@ class Backbone(nn.Module):
         checkpoint: A local file of weights in place of those.
         output_stride: Pixels per cell of the map, where it is to be finer than the network's own (dilation): 16 makes
             7 x 7 cells of a crop of 112 pixels.
+        grad_checkpointing: Whether training computes the inside of its blocks twice, for less memory.
 
     Raises:
         ValueError: timm knows no such network, it cannot be dilated, or the checkpoint is of another one.
@@ -32,17 +33,16 @@ class Backbone(nn.Module):
         pretrained: bool = True,
         checkpoint: Path | None = None,
         output_stride: int | None = None,
+        grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        network = build_backbone(name, pretrained, checkpoint, output_stride)
-        # Convolutions are faster with the channels last, on CPUs and GPUs.
+        network = build_backbone(name, pretrained, checkpoint, output_stride, grad_checkpointing)
         self.network = network.to(memory_format=torch.channels_last)
         self.dim = cast(int, network.num_features)
-        self._stride = cast(int, cast(list[dict[str, object]], network.feature_info)[-1]["reduction"])
 
     def side(self, image_size: int) -> int:
         """Cells of f_c along a side of a square crop."""
-        return -(-image_size // self._stride)
+        return cells_along(self.network, image_size)
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim h w"]:
         """f_c, in float32 under autocast too.
@@ -53,10 +53,4 @@ class Backbone(nn.Module):
         Raises:
             ValueError: The network's features are no map over the image.
         """
-        f_c: Tensor = self.network.forward_features(image.contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
-        if f_c.ndim != 4 or f_c.shape[1] != self.dim:
-            raise ValueError(
-                f"backbone: features of shape {tuple(f_c.shape)} are no map of {self.dim} channels; take a "
-                "convolutional network"
-            )
-        return f_c.float()
+        return feature_map(self.network, image)

@@ -208,6 +208,7 @@ class LearnedUpsampler(nn.Module):
         fixed = mesh.pyramid.upsample(torch.eye(mesh.num_vertices, dtype=torch.float64), target=len(mesh.sizes) - 2)
         self.weight = nn.Parameter(fixed.float())
 
+    @full_precision
     def forward(self, coarse: Float[Tensor, "*batch vertices 3"]) -> Float[Tensor, "*batch fine 3"]:
         """Vertices of the finer level, metres."""
         fine: Tensor = self.weight @ coarse

@@ -72,6 +72,7 @@ class HMDiff(LightningModule):
         pretrained: Whether it begins with timm's published weights.
         checkpoint: A local file of its weights in place of those.
         output_stride: Pixels per cell of f_c, where finer than the network's own.
+        grad_checkpointing: Whether stage ``"pose"`` computes the backbone's blocks twice, for less memory.
         pose_weights: A run of stage ``"pose"`` (shipped name or file) whose backbone and head stage ``"mesh"`` takes.
         image_size: Side of the crops, pixels; must be the data's ``augmentation.size``.
         head_channels: Of the pose head's deconvolutions.
@@ -117,6 +118,7 @@ class HMDiff(LightningModule):
         pretrained: bool = True,
         checkpoint: Path | None = None,
         output_stride: int | None = None,
+        grad_checkpointing: bool = False,
         pose_weights: str | None = None,
         image_size: int = 224,
         head_channels: int = 256,
@@ -172,9 +174,8 @@ class HMDiff(LightningModule):
         if unit <= 0:
             raise ValueError(f"unit must be above 0 m, got {unit}")
         self.stage, self.estimator = stage, estimator
-        # Weights that are loaded afterwards make the published ones a download for nothing.
-        needless = weights is not None or pose_weights is not None
-        self.backbone = Backbone(backbone, pretrained and not needless, checkpoint, output_stride)
+        pretrained = pretrained and weights is None and pose_weights is None  # loaded afterwards, in their place
+        self.backbone = Backbone(backbone, pretrained, checkpoint, output_stride, grad_checkpointing)
         self.body_model = load_body_model(body_model)
         joints = self.sampled_joints = get_joint_set(joint_set)
         self.mesh = CoarseMesh(

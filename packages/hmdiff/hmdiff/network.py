@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hmdiff.pose_distribution import PoseDistribution
 from posecore.diffusion.embedding import sinusoidal_embedding
+from posecore.geometry.precision import autocast_off, full_precision
 
 Conditioning = Literal["image", "pose", "both"]
 """What the vertices attend to: f_I, the pose heatmaps, or both (Table 4)."""
@@ -160,7 +161,8 @@ class MeshDenoiser(nn.Module):
         )
         for layer, keys_values in zip(self.layers, prepared.keys_values, strict=True):
             tokens = layer(tokens, keys_values, self.adjacency)
-        out: Tensor = self.out(self.norm(tokens))
+        with autocast_off():  # What is predicted may be the mesh itself, in metres.
+            out: Tensor = self.out(self.norm(tokens.to(self.out.weight.dtype)))
         return out
 
 
@@ -260,6 +262,7 @@ class FinalMLP(nn.Module):
         nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(nn.Linear(3 * num_vertices, hidden_dim), nn.GELU(), last)
 
+    @full_precision
     def forward(self, centre: Float[Tensor, "images vertices 3"]) -> Float[Tensor, "images vertices 3"]:
         """The final coarse mesh, metres."""
         correction: Tensor = self.layers(centre.flatten(1)).view(centre.shape)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from posecore.diffusion.noise import NoiseSource, uniform
 from posecore.geometry.camera import normalize_points
+from posecore.geometry.precision import full_precision
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class PoseDistribution:
         x, y, z = ((cell + 0.5) / size for cell in (columns, rows, depths))
         return torch.stack((x, y, self.depth_range * (2 * z - 1)), dim=-1)[:, None]
 
+    @full_precision  # 16 bits would place a joint to half a pixel of the crop
     def mean(self) -> Float[Tensor, "batch joints 3"]:
         """The expected place of each joint, in the units of `sample`."""
         size = self.xy.shape[-1]
@@ -78,6 +80,7 @@ class PoseDistribution:
         z = (of_columns * given_column).sum(-1)
         return torch.stack((x, y, self.depth_range * (2 * z - 1)), dim=-1)
 
+    @full_precision
     def in_metres(
         self, places: Float[Tensor, "batch n joints 3"], K: Float[Tensor, "batch 3 3"], image_size: int
     ) -> Float[Tensor, "batch n joints 3"]:
@@ -98,6 +101,7 @@ class PoseDistribution:
         root: Tensor = joints[:, :, :1].mean(dim=1, keepdim=True)
         return joints - root
 
+    @full_precision
     def losses(
         self,
         joints_cam: Float[Tensor, "batch joints 3"],

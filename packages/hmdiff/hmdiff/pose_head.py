@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hmdiff.pose_distribution import PoseDistribution
+from posecore.geometry.precision import autocast_off
 
 
 class PoseHead(nn.Module):
@@ -54,8 +55,9 @@ class PoseHead(nn.Module):
             f_c: Features of the crops.
         """
         hidden = self.deconvolutions(f_c.contiguous(memory_format=torch.channels_last))
-        logits = self.heatmaps(hidden).float().contiguous()
-        log_side = self.side(f_c.mean(dim=(2, 3)))[:, 0].float()
+        with autocast_off():
+            logits = self.heatmaps(hidden.float()).contiguous()
+            log_side = self.side(f_c.float().mean(dim=(2, 3)))[:, 0]
         return PoseDistribution(
             logits[:, : self.num_joints], logits[:, self.num_joints :], log_side.exp(), self.depth_range
         )

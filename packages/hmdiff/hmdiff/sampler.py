@@ -14,6 +14,7 @@ from hmdiff.pose_distribution import PoseDistribution
 from posecore.diffusion.noise import NoiseSource, normal, split
 from posecore.diffusion.samplers import ddim_step, timesteps
 from posecore.diffusion.schedule import NoiseSchedule, PredictionType
+from posecore.geometry.precision import full_precision
 
 
 @runtime_checkable
@@ -158,7 +159,7 @@ def sample(
     active = torch.full(shape[:2], alignment.of != "nothing", device=device)
     first_gap = None
     if target is not None and alignment.start == "noise":
-        first_gap = target.gap(mesh_to_pose @ h)
+        first_gap = target.gap(_times(mesh_to_pose, h))
     for i, (k, k_prev) in enumerate(zip(steps, [*steps[1:], -1], strict=True)):
         out, gradient = torch.empty_like(h), torch.zeros_like(h)
         gap = torch.zeros(shape[:2], device=device)
@@ -224,13 +225,13 @@ class _Step:
             return self._predict(h, part), 0.0, 0.0
         if alignment.of == "sample":
             out = self._predict(h, part)
-            gap = part.target.gap(self.mesh_to_pose @ self._estimate(out, h))
-            apart = self.mesh_to_pose @ h - part.target.mean[:, None]
-            return out, gap, 2 * part.target.count * (self.mesh_to_pose.T @ apart)
+            gap = part.target.gap(_times(self.mesh_to_pose, self._estimate(out, h)))
+            apart = _times(self.mesh_to_pose, h) - part.target.mean[:, None]
+            return out, gap, 2 * part.target.count * _times(self.mesh_to_pose.T, apart)
         with torch.enable_grad():
             h = h.detach().requires_grad_()
             out = self._predict(h, part)
-            gap = part.target.gap(self.mesh_to_pose @ self._estimate(out, h))
+            gap = part.target.gap(_times(self.mesh_to_pose, self._estimate(out, h)))
             (gradient,) = torch.autograd.grad(gap.sum(), h)
         return out.detach(), gap.detach(), gradient
 
@@ -241,6 +242,11 @@ class _Step:
     def _estimate(self, out: Tensor, h: Tensor) -> Tensor:
         """The estimate of h_0, Eq. (7)."""
         return self.schedule.to_x0(out, h, self.k, self.prediction_type).clamp(-self.clip, self.clip)
+
+
+@full_precision  # a gap of millimetres between joints that are a metre from the root
+def _times(matrix: Tensor, points: Tensor) -> Tensor:
+    return matrix @ points
 
 
 def _parts(prepared: Prepared, target: Target | None, samples: int, max_rows: int) -> list[_Part]:

@@ -18,6 +18,7 @@ from posecore.body.skeletons import JointSet, get_joint_set
 from posecore.data.base import PoseDataset
 from posecore.data.known_bodies import has_bodies, known_bodies, own_joints
 from posecore.data.sample import PoseSample
+from posecore.geometry.precision import full_precision
 from posecore.metrics.pose import ProtocolMetric
 from posecore.metrics.protocols import Protocol
 
@@ -183,6 +184,7 @@ class Scores(nn.Module):
         known = known_bodies(batch)
         return joints, None if known is None else known[:, None].expand(joints.shape[:2]), vertices
 
+    @full_precision  # a score to 3 digits would be one to millimetres
     def _joints(self, vertices: Float[Tensor, "*batch full_vertices 3"]) -> Float[Tensor, "*batch joints 3"]:
         joints: Tensor = cast(Tensor, self.full_regressor).to(vertices) @ vertices
         return joints

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from posecore.data.sample import PoseSample
 from posecore.geometry.camera import normalize_points
+from posecore.geometry.precision import autocast_off
 from posecore.training.checkpoints import load_weights, read_weights, resolve_weights
 
 NUM_KEYPOINTS = 25
@@ -104,6 +105,7 @@ class KeypointRegressor(nn.Module):
         self, encoding: Float[Tensor, "batch 78"]
     ) -> tuple[Float[Tensor, "batch 24 6"], Float[Tensor, "batch 10"]]:
         """Pose in 6D (root in the camera frame first) and betas in standard deviations."""
-        features = self.features(encoding)
+        features = self.features(encoding).to(self.pose.weight.dtype)
         identity = features.new_tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0])
-        return self.pose(features).unflatten(-1, (24, 6)) + identity, self.betas(features)
+        with autocast_off():  # 16 bits would turn a joint by a quarter of a degree
+            return self.pose(features).unflatten(-1, (24, 6)) + identity, self.betas(features)

@@ -18,6 +18,7 @@ from posecore.diffusion.noise import NoiseSource, NoiseStreams, integers, normal
 from posecore.diffusion.schedule import NoiseSchedule
 from posecore.fitting.estimate import PosedPeople, SMPLEstimate
 from posecore.fitting.gaps import interpolate_gaps
+from posecore.geometry.precision import autocast_off
 from posecore.metrics.pose import ProtocolMetric
 from posecore.metrics.protocols import get_protocol
 from posecore.training.checkpoints import check_stamp, load_weights, resolve_weights, stamp
@@ -163,17 +164,19 @@ class ScoreHMR(LightningModule):
             # What a Trainer's test made under inference mode cannot take part in a gradient; copies can.
             batch = cast(PoseSample, {k: v.clone() if isinstance(v, Tensor) else v for k, v in batch.items()})
             cond = self.standardizer(self.features(batch))
-            return fit(
-                self.diffusion,
-                self.schedule,
-                cond,
-                self.estimate(batch),
-                self.terms.terms(batch, "joints44" if batch["confidence"].shape[1] == 44 else "body25"),
-                self.keypoint_body,
-                self.settings,
-                self.terms.shape_group(batch),
-                progress,
-            )
+            # Inversion and sampling undo each other to what guidance is to add; 3 digits would not.
+            with autocast_off():
+                return fit(
+                    self.diffusion,
+                    self.schedule,
+                    cond,
+                    self.estimate(batch),
+                    self.terms.terms(batch, "joints44" if batch["confidence"].shape[1] == 44 else "body25"),
+                    self.keypoint_body,
+                    self.settings,
+                    self.terms.shape_group(batch),
+                    progress,
+                )
 
     def estimate(self, batch: PoseSample) -> SMPLEstimate:
         """Where a fit starts.
@@ -328,7 +331,7 @@ class ScoreHMR(LightningModule):
 
     def _regressor_losses(self, batch: PoseSample) -> dict[str, Tensor]:
         regressor = cast(KeypointFeatures, self.features).regressor
-        pose, betas = (part.float() for part in regressor(keypoint_encoding(batch)))
+        pose, betas = regressor(keypoint_encoding(batch))
         true = self._true(batch)
         found = PosedPeople(SMPLEstimate(pose, betas, torch.zeros_like(true.transl)), self.keypoint_body).joints_cam
         joints = PosedPeople(true, self.keypoint_body).joints_cam

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from posecore.body.skeletons import SMPL_24, JointSet
 from posecore.data.sample import PoseSample
+from posecore.geometry.precision import full_precision
 
 
 def flip_joints(joints: Float[Tensor, "*batch joints 3"], joint_set: JointSet) -> Float[Tensor, "*batch joints 3"]:
@@ -35,6 +36,7 @@ def flip_joints_2d(
     return torch.stack((width[..., None] - swapped[..., 0], swapped[..., 1]), dim=-1)
 
 
+@full_precision
 def rotate_joints(
     joints: Float[Tensor, "*#batch joints 3"], rotmat: Float[Tensor, "*#batch 3 3"]
 ) -> Float[Tensor, "*#batch joints 3"]:

@@ -20,7 +20,7 @@ from posecore.geometry.camera import (
     weak_to_full_translation,
     world_to_cam,
 )
-from posecore.geometry.precision import full_precision
+from posecore.geometry.precision import autocast_off, full_precision
 from posecore.geometry.rotation import (
     Rot6dOrder,
     axis_angle_to_quat_wxyz,
@@ -42,6 +42,7 @@ __all__ = [
     "Rot6dOrder",
     "SimilarityTransform",
     "align",
+    "autocast_off",
     "axis_angle_to_quat_wxyz",
     "axis_angle_to_rotmat",
     "backproject_rays",

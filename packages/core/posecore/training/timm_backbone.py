@@ -1,14 +1,22 @@
-"""An image backbone of timm without its classifier, with published, local or random weights."""
+"""An image backbone of timm without its classifier, with published, local or random weights, as a map of features."""
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from posecore.training.grad_checkpointing import checkpoint_blocks
 
 
 def build_backbone(
-    name: str, pretrained: bool = True, checkpoint: Path | None = None, output_stride: int | None = None
+    name: str,
+    pretrained: bool = True,
+    checkpoint: Path | None = None,
+    output_stride: int | None = None,
+    grad_checkpointing: bool = False,
 ) -> nn.Module:
     """Builds a backbone and loads its weights.
 
@@ -20,9 +28,12 @@ def build_backbone(
             as a part will do too, whatever the part is called there.
         output_stride: Pixels of the image per cell of the last features, where they are to be finer than the network's
             own; its last convolutions are then dilated, which changes no weight.
+        grad_checkpointing: Whether training keeps the inputs of the network's blocks alone and computes the rest a
+            second time: less memory for more time, and the same numbers.
 
     Raises:
-        ValueError: timm knows no such backbone, it cannot be dilated, or the checkpoint is none or of another backbone.
+        ValueError: timm knows no such backbone, it cannot be dilated or has no blocks, or the checkpoint is none or of
+            another backbone.
         FileNotFoundError: There is no such checkpoint.
         OSError: The published weights could not be had.
     """
@@ -37,6 +48,42 @@ def build_backbone(
         except (TypeError, AssertionError, NotImplementedError, ValueError) as error:
             why = f" ({error})" if str(error) else ""
             raise ValueError(f"output_stride: timm's {name} cannot have {output_stride}{why}") from error
+    backbone = _with_weights(name, pretrained, checkpoint, dilation)
+    if grad_checkpointing and not checkpoint_blocks(backbone):
+        raise ValueError(f"grad_checkpointing: timm's {name} has no blocks that could be computed again")
+    return backbone
+
+
+def feature_map(backbone: nn.Module, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim h w"]:
+    """The last features of a backbone, in float32 under autocast too.
+
+    Args:
+        backbone: Of `build_backbone`, with its weights in `channels_last`, in which convolutions are faster, on CPUs
+            and GPUs.
+        image: Crops, normalised as the backbone wants them.
+
+    Raises:
+        ValueError: The features are no map over the image.
+    """
+    dim = cast(int, backbone.num_features)
+    found: Tensor = backbone.forward_features(image.contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
+    if found.ndim != 4 or found.shape[1] != dim:
+        raise ValueError(
+            f"backbone: features of shape {tuple(found.shape)} are no map of {dim} channels; take a convolutional "
+            "network"
+        )
+    return found.float()
+
+
+def cells_along(backbone: nn.Module, image_size: int) -> int:
+    """Cells of the last features along a side of a square crop of so many pixels."""
+    stride = cast(int, cast(list[dict[str, object]], backbone.feature_info)[-1]["reduction"])
+    return -(-image_size // stride)
+
+
+def _with_weights(name: str, pretrained: bool, checkpoint: Path | None, dilation: dict[str, Any]) -> nn.Module:
+    import timm
+
     if checkpoint is not None:
         backbone: nn.Module = timm.create_model(name, num_classes=0, **dilation)
         _load(backbone, checkpoint)
