@@ -1,9 +1,10 @@
-"""How fast a training goes, and how much of the time it waits for data."""
+"""How fast a training goes, how much of the time it waits for data, and how much of a GPU's memory it takes."""
 
 import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from posecore.data.sample import PoseSample
@@ -18,6 +19,9 @@ class Throughput(Callback):
     the loader: near 0 a faster loader (more workers) gains nothing, near 1 the network is idle. Moving a batch to the
     device, and augmentation there, are not waiting. Of several processes, samples are those of all and the wait is the
     first one's.
+
+    On a CUDA device also ``train/peak_memory_gb``: the most memory that tensors took at once since it was last logged,
+    validation included, of the first process.
     """
 
     def __init__(self) -> None:
@@ -77,6 +81,9 @@ class Throughput(Callback):
             "train/samples_per_second": self._samples * trainer.world_size / seconds,
             "train/data_wait": min(self._fetching / seconds, 1.0),
         }
+        if pl_module.device.type == "cuda":
+            values["train/peak_memory_gb"] = torch.cuda.max_memory_allocated(pl_module.device) / 1e9
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
         pl_module.log_dict(values)
         self._restart()
 
