@@ -67,7 +67,7 @@ class ResidualBlock(nn.Module):
     ) -> Float[Tensor, "rows length out"]:
         """Rows of one image have one modulation each, or one for all of them."""
         scale, shift = modulation[:, :, None].chunk(2, dim=-1)
-        inner = self.norm1(self.conv1(h)).unflatten(0, (len(modulation), -1))
+        inner = self.norm1(self.conv1(h)).unflatten(0, (modulation.shape[0], -1))
         inner = F.silu(torch.addcmul(shift, inner, 1 + scale)).flatten(0, 1)
         return cast(Tensor, self.skip(h) + F.silu(self.norm2(self.conv2(inner))))
 
@@ -118,7 +118,7 @@ class CrossAttention(nn.Module):
         self, h: Float[Tensor, "rows length dim"], keys_values: Float[Tensor, "images cells inner2"]
     ) -> Float[Tensor, "rows length dim"]:
         """``h`` plus what was attended to; the tokens of all rows of an image ask together."""
-        queries = self.queries(self.norm(h)).reshape(len(keys_values), -1, NUM_HEADS, HEAD_DIM).transpose(1, 2)
+        queries = self.queries(self.norm(h)).reshape(keys_values.shape[0], -1, NUM_HEADS, HEAD_DIM).transpose(1, 2)
         keys, values = keys_values.unflatten(-1, (2, NUM_HEADS, HEAD_DIM)).permute(2, 0, 3, 1, 4).to(queries.dtype)
         found = F.scaled_dot_product_attention(queries, keys, values)
         return cast(Tensor, h + self.output(found.transpose(1, 2).reshape(*h.shape[:2], INNER_DIM)))

@@ -45,7 +45,7 @@ class Prepared:
     @property
     def num_images(self) -> int:
         """How many images there are."""
-        return len(self.keys_values[0] if self.stem is None else self.stem)
+        return (self.keys_values[0] if self.stem is None else self.stem).shape[0]  # len() would fix it in an export
 
     @property
     def device(self) -> torch.device:
@@ -193,7 +193,7 @@ class UNet1D(nn.Module):
         Raises:
             ValueError: There are more or fewer rows in ``x`` than in ``prepared``.
         """
-        if len(x) != len(prepared):
+        if x.shape[0] != prepared.num_images * prepared.num_hypotheses:
             raise ValueError(
                 f"x has {len(x)} rows, but prepared stands for {prepared.num_images} images with "
                 f"{prepared.num_hypotheses} rows each"

@@ -150,10 +150,10 @@ class MeshDenoiser(nn.Module):
             k: Steps, 0..K-1; one of all rows, or one of each.
             prepared: Their images; as many rows as ``h`` has.
         """
-        step = sinusoidal_embedding(k, STEP_DIM).to(h.dtype).expand(len(h), STEP_DIM)
+        step = sinusoidal_embedding(k, STEP_DIM).to(h.dtype).expand(h.shape[0], STEP_DIM)
         tokens = torch.cat(
             (
-                self.id_embedding.weight.to(h.dtype).expand(len(h), -1, -1),
+                self.id_embedding.weight.to(h.dtype).expand(h.shape[0], -1, -1),
                 step[:, None].expand(-1, self.num_vertices, -1),
                 h,
             ),
