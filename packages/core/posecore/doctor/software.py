@@ -20,6 +20,8 @@ _MATCH = "torch and torchvision must match: pip install -e . -c constraints.txt 
 _OPTIONAL = (  # Modules that are really imported, and what to install for them.
     ("av", "videos in and out, packed pictures of benchmarks", "video"),
     ("onnxruntime", "2D keypoints of photographs without a keypoint file", "detect"),
+    ("onnx", "networks as ONNX files (tools/export_onnx.py)", "export"),
+    ("onnxscript", "networks as ONNX files (tools/export_onnx.py)", "export"),
     ("rtmlib", "2D keypoints of photographs without a keypoint file", "detect"),
     ("cdflib", "Human3.6M's own archives", "benchmarks"),
     ("scipy", "MATLAB files of MPI-INF-3DHP", "benchmarks"),
