@@ -19,6 +19,7 @@ sys.path.insert(0, str(TOOLS))  # tools are scripts, not an installed package
 from benchmark import lines, main  # noqa: E402
 from benchmarks.core_cases import alignment_cases, data_cases, smpl_cases  # noqa: E402
 from benchmarks.diffhmr_cases import diffhmr_cases  # noqa: E402
+from benchmarks.export_cases import export_cases  # noqa: E402
 from benchmarks.hmdiff_cases import Hypotheses, heatmaps, hmdiff_cases  # noqa: E402
 from benchmarks.plain_hmdiff import plain_poses  # noqa: E402
 from benchmarks.plain_zedo import plain_initial_poses  # noqa: E402
@@ -79,7 +80,8 @@ def test_the_whole_of_both_programs_agrees() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cases", "atol"), [(zedo_cases, 1e-4), (smpl_cases, 1e-5), (alignment_cases, 1e-4), (data_cases, 0)]
+    ("cases", "atol"),
+    [(zedo_cases, 1e-4), (smpl_cases, 1e-5), (alignment_cases, 1e-4), (data_cases, 0), (export_cases, 1e-4)],
 )
 def test_all_variants_of_a_case_find_the_same(cases, atol: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HUMANDIFF_DATA", raising=False)

@@ -1,7 +1,7 @@
 """Speed and memory, side by side with plain programs and other libraries, in one run on this machine.
 
-    python tools/benchmark.py [--only zedo diffupose scorehmr diffhmr hmdiff smpl alignment data] [--repeats 5] \
-        [--output runs/benchmark] [--quick]
+    python tools/benchmark.py [--only zedo diffupose scorehmr diffhmr hmdiff smpl alignment data export] \
+        [--repeats 5] [--output runs/benchmark] [--quick]
 
 The variants of a case run in turns and medians are compared. Use an idle machine: the load at the start is written
 down. ``--quick`` shrinks everything and tells only that it runs. CMU motion capture is loaded where the environment
@@ -22,6 +22,7 @@ import torch
 from benchmarks.core_cases import alignment_cases, data_cases, smpl_cases
 from benchmarks.diffhmr_cases import diffhmr_cases
 from benchmarks.diffupose_cases import diffupose_cases
+from benchmarks.export_cases import export_cases
 from benchmarks.hmdiff_cases import hmdiff_cases
 from benchmarks.plot import bar_plot, seconds_text
 from benchmarks.scorehmr_cases import peak_memory as scorehmr_peak
@@ -42,6 +43,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Case]]] = {
     "smpl": smpl_cases,
     "alignment": alignment_cases,
     "data": data_cases,
+    "export": export_cases,
 }
 PEAKS: dict[str, Callable[[bool], dict[str, Any]]] = {"zedo": zedo_peak, "scorehmr": scorehmr_peak}
 
