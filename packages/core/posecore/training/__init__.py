@@ -1,5 +1,6 @@
 """Callbacks and optimiser pieces that more than one method uses."""
 
+from posecore.training.compiled import Compile
 from posecore.training.denoising_strips import DenoisingStrips
 from posecore.training.ema import EMA
 from posecore.training.estimates_file import EstimatesFile
@@ -15,6 +16,7 @@ from posecore.training.weights_file import WeightsFile
 
 __all__ = [
     "EMA",
+    "Compile",
     "DenoisingStrips",
     "EstimatesFile",
     "JointErrors",
