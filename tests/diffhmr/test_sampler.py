@@ -53,8 +53,10 @@ def means(images: int = 2) -> Tensor:
         (Sampling("ddpm", 100), 0.04),
         (Sampling(None, 50), 0.02),
         (Sampling("ddim", 50, eta=1.0), 0.06),
+        (Sampling("dpm_solver", 20), 0.01),
+        (Sampling("dpm_solver", 50, eta=1.0), 0.03),
     ],
-    ids=["ddpm", "ddpm-100", "ddim-50", "ddim-50-eta"],
+    ids=["ddpm", "ddpm-100", "ddim-50", "ddim-50-eta", "solver-20", "solver-50-eta"],
 )
 def test_a_gaussian_is_recovered(settings: Sampling, tolerance: float) -> None:
     """With alpha in place of the cumulative alpha-bar, as the paper prints it, neither mean nor std would be found."""
@@ -65,7 +67,9 @@ def test_a_gaussian_is_recovered(settings: Sampling, tolerance: float) -> None:
     torch.testing.assert_close(found.std(dim=1).mean(), torch.tensor(std), atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("settings", [Sampling(), Sampling(None, 10), Sampling("ddpm", 10)], ids=str)
+@pytest.mark.parametrize(
+    "settings", [Sampling(), Sampling(None, 10), Sampling("ddpm", 10), Sampling("dpm_solver", 10)], ids=str
+)
 def test_clipped_samples_stay_in_bounds(settings: Sampling) -> None:
     """A certain pose at 0.9, a clip at 0.5: the bound is reached and kept."""
     mean = torch.full((1, 24, 2), 0.9)
@@ -214,7 +218,7 @@ def test_sampling_refuses_another_sampler() -> None:
     settings = Sampling()
     # Past the check of types, which refuses first in tests.
     object.__setattr__(settings, "sampler", "dpm")
-    with pytest.raises(ValueError, match="sampler must be 'ddpm', 'ddim' or None, got 'dpm'"):
+    with pytest.raises(ValueError, match="sampler must be 'ddpm', 'ddim', 'dpm_solver' or None, got 'dpm'"):
         settings.__post_init__()
 
 

@@ -12,6 +12,7 @@ from diffupose.sampler import DiffuPoseResult, Sampling, aggregate, mirror_keypo
 from diffupose.unet import UNetDenoiser
 from posecore.body.skeletons import H36M_16, H36M_17
 from posecore.data.transforms import flip_joints
+from posecore.diffusion.dpm_solver import dpm_solver_step
 from posecore.diffusion.noise import NoiseStreams
 from posecore.diffusion.samplers import ddim_step, ddpm_step, timesteps
 from posecore.diffusion.schedule import NoiseSchedule
@@ -89,6 +90,7 @@ SETTINGS = [
     Sampling("ddpm", None),
     *(Sampling("ddpm", steps) for steps in STEPS),
     *(Sampling("ddim", steps, eta=eta) for steps in STEPS for eta in (0.0, 1.0)),
+    *(Sampling("dpm_solver", 5, eta=eta) for eta in (0.0, 1.0)),
 ]
 
 
@@ -129,7 +131,18 @@ def test_clipping(clip_x0: float | None) -> None:
 
 
 @pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("settings", [("ddpm", None, 0.0), ("ddpm", 7, 0.0), ("ddim", 10, 0.0), ("ddim", 10, 0.7)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("ddpm", None, 0.0),
+        ("ddpm", 7, 0.0),
+        ("ddim", 10, 0.0),
+        ("ddim", 10, 0.7),
+        ("dpm_solver", 5, 0.0),
+        ("dpm_solver", 10, 0.7),
+    ],
+    ids=str,
+)
 def test_equals_a_plain_loop(settings: tuple[str, int | None, float], flip: bool) -> None:
     """Algorithm 2 step by step, with the noise in the same order: rows are person, view, hypothesis."""
     name, num_steps, eta = settings
@@ -139,13 +152,19 @@ def test_equals_a_plain_loop(settings: tuple[str, int | None, float], flip: bool
     x_t = torch.randn(len(rows), 16, 3, generator=generator, dtype=torch.float64)
     steps = timesteps(100, num_steps or 100, "trailing")
     assert steps[0] == 99
+    before = None
     with torch.no_grad():
         for t, t_prev in zip(steps, [*steps[1:], -1], strict=True):
             noise = network(x_t, rows, torch.full((len(rows),), t))[..., :3]
             if name == "ddpm":
-                x_t = ddpm_step(SCHEDULE, noise, x_t, t, t_prev, clip_x0=1.0, generator=generator).x_prev
+                step = ddpm_step(SCHEDULE, noise, x_t, t, t_prev, clip_x0=1.0, generator=generator)
+            elif name == "ddim":
+                step = ddim_step(SCHEDULE, noise, x_t, t, t_prev, eta=eta, clip_x0=1.0, generator=generator)
             else:
-                x_t = ddim_step(SCHEDULE, noise, x_t, t, t_prev, eta=eta, clip_x0=1.0, generator=generator).x_prev
+                step = dpm_solver_step(
+                    SCHEDULE, noise, x_t, t, t_prev, before, eta=eta, clip_x0=1.0, generator=generator
+                )
+            x_t, before = step.x_prev, (step.x_0, t)
     expected = x_t.view(3, len(views), 4, 16, 3)
     expected = torch.stack((expected[:, 0], flip_joints(expected[:, 1], H36M_16))).mean(0) if flip else expected[:, 0]
     expected[:, :, 0] = 0
@@ -300,7 +319,7 @@ def test_sampling_refuses_another_sampler() -> None:
     settings = Sampling()
     # Past the check of types, which refuses first in tests.
     object.__setattr__(settings, "sampler", "dpm")
-    with pytest.raises(ValueError, match="sampler must be 'ddpm' or 'ddim', got 'dpm'"):
+    with pytest.raises(ValueError, match="sampler must be 'ddpm', 'ddim' or 'dpm_solver', got 'dpm'"):
         settings.__post_init__()
 
 

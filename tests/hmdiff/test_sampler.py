@@ -94,8 +94,12 @@ def written_out(
     alignment: Alignment = NOTHING,
     eta: float = 0.0,
     noises: list[Tensor] | None = None,
+    solver: bool = False,
 ) -> Written:
-    """Algorithm 1 line by line; ``sigma_k`` and ``alpha_k`` as DDIM has them, the shift bounded."""
+    """Algorithm 1 line by line; ``sigma_k`` and ``alpha_k`` as DDIM has them, the shift bounded.
+
+    With ``solver``, a line through the last two estimates stands for the estimate in the step.
+    """
     toy = copy.deepcopy(problem.toy).double()
     alpha_bar = torch.cat([(1 - SCHEDULE.betas).cumprod(0), torch.ones(1, dtype=torch.float64)])  # [-1] is clean
     f, h_0 = problem.mesh_to_pose.double(), torch.zeros(IMAGES, SAMPLES, V, 3, dtype=torch.float64)
@@ -109,7 +113,7 @@ def written_out(
         for row in range(SAMPLES):
             h = problem.start[image, row].double()
             act = alignment.of != "nothing"
-            first = gap(h) if alignment.start == "noise" else None
+            first, line = gap(h) if alignment.start == "noise" else None, None
             for i, (k, k_prev) in enumerate(zip(steps, [*steps[1:], -1], strict=True)):
                 a, a_prev = alpha_bar[k], alpha_bar[k_prev]
                 h = h.detach().requires_grad_()
@@ -121,9 +125,15 @@ def written_out(
                 if alignment.activation and found / first < alignment.threshold:
                     act = False  # line 11
                 was_active[i, image, row] = act
-                s = (h - a.sqrt() * estimate) / (1 - a).sqrt()
+                ahead, half_log_snr = estimate, 0.5 * torch.log(a / (1 - a))
+                if solver and line is not None and k_prev >= 0:
+                    last_estimate, last_half_log_snr = line
+                    slope = (estimate - last_estimate) / (half_log_snr - last_half_log_snr)
+                    ahead = estimate + slope * (0.5 * torch.log(a_prev / (1 - a_prev)) - half_log_snr) / 2
+                line = estimate, half_log_snr
+                s = (h - a.sqrt() * ahead) / (1 - a).sqrt()
                 sigma = eta * ((1 - a_prev) / (1 - a) * (1 - a / a_prev)).sqrt()
-                h = (1 - a_prev - sigma**2).clamp_min(0).sqrt() * s + a_prev.sqrt() * estimate
+                h = (1 - a_prev - sigma**2).clamp_min(0).sqrt() * s + a_prev.sqrt() * ahead
                 if noises is not None:
                     h = h + sigma * noises[i][image, row]
                 if act:  # line 9
@@ -141,12 +151,16 @@ def trailing(count: int) -> list[int]:
 
 @pytest.mark.parametrize(("count", "clip"), [(20, 100.0), (5, 100.0), (10, 0.6)])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_without_dat_it_is_ddim(problem: Problem, count: int, clip: float, eta: float) -> None:
-    settings = Sampling(count, eta, clip=clip)
+@pytest.mark.parametrize("sampler", ["ddim", "dpm_solver"])
+def test_without_dat_it_is_ddim_or_the_solver(
+    problem: Problem, count: int, clip: float, eta: float, sampler: Any
+) -> None:
+    settings = Sampling(count, eta, clip=clip, sampler=sampler)
     generator = torch.Generator().manual_seed(9)
     noises = [torch.randn(problem.start.shape, generator=generator) for _ in range(count)]
     found = problem.sample(settings, generator=torch.Generator().manual_seed(9), target=None)
-    wanted = written_out(problem, trailing(count), clip, eta=eta, noises=noises if eta else None)
+    solver = sampler == "dpm_solver"
+    wanted = written_out(problem, trailing(count), clip, eta=eta, noises=noises if eta else None, solver=solver)
     torch.testing.assert_close(found.double(), wanted.h_0, atol=3e-4, rtol=1e-4)
     assert found.abs().max() <= clip
 
@@ -163,9 +177,11 @@ ALIGNMENTS = {
 
 
 @pytest.mark.parametrize("name", ALIGNMENTS)
-def test_dat_is_algorithm_1(problem: Problem, name: str) -> None:
-    alignment, settings = ALIGNMENTS[name], Sampling(10, clip=3.0)
-    wanted = written_out(problem, trailing(10), 3.0, alignment)
+@pytest.mark.parametrize("sampler", ["ddim", "dpm_solver"])
+def test_dat_is_algorithm_1(problem: Problem, name: str, sampler: Any) -> None:
+    """The solver's line goes through estimates of the h that DAT has moved."""
+    alignment, settings = ALIGNMENTS[name], Sampling(10, clip=3.0, sampler=sampler)
+    wanted = written_out(problem, trailing(10), 3.0, alignment, solver=sampler == "dpm_solver")
     active: list[Tensor] = []
     found = problem.sample(settings, alignment, record=lambda step: active.append(step.active))
     torch.testing.assert_close(found.double(), wanted.h_0, atol=2e-4, rtol=1e-4)
@@ -441,7 +457,15 @@ def test_the_start_is_checked() -> None:
         settings.__post_init__()
 
 
+def test_the_sampler_is_checked() -> None:
+    settings = Sampling.__new__(Sampling)
+    settings.__dict__.update({**vars(Sampling()), "sampler": "dpm"})
+    with pytest.raises(ValueError, match="sampler must be 'ddim' or 'dpm_solver', got 'dpm'"):
+        settings.__post_init__()
+
+
 def test_defaults_are_the_papers() -> None:
     settings = Sampling()
-    assert (settings.num_inference_steps, settings.eta, settings.start) == (40, 0.0, "noise")
+    assert (settings.sampler, settings.num_inference_steps) == ("ddim", 40)
+    assert (settings.eta, settings.start) == (0.0, "noise")
     assert inspect.signature(sample).parameters["prediction_type"].default == "epsilon"

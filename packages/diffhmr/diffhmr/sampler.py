@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffhmr.network import Prepared
+from posecore.diffusion.dpm_solver import dpm_solver_step
 from posecore.diffusion.noise import NoiseSource, normal, split
 from posecore.diffusion.samplers import ddim_step, ddpm_step, timesteps
 from posecore.diffusion.schedule import NoiseSchedule
@@ -39,22 +40,22 @@ class Sampling:
     """Settings of the reverse process, on which the paper is silent.
 
     Attributes:
-        sampler: ``"ddpm"`` takes ancestral steps, ``"ddim"`` needs fewer; None is DDPM with all of the schedule's steps
-            and DDIM with fewer.
+        sampler: ``"ddpm"`` takes ancestral steps, ``"ddim"`` needs fewer, ``"dpm_solver"`` is of second order
+            (DPM-Solver++(2M)); None is DDPM with all of the schedule's steps and DDIM with fewer.
         num_inference_steps: Steps; all of the schedule's where None.
-        eta: DDIM's share of fresh noise: 0 makes a sample a function of its first noise.
+        eta: Share of fresh noise of DDIM and of the solver: 0 makes a sample a function of its first noise.
         max_rows: Rows (hypotheses of images) that the network sees at once, which bounds memory; the samples are the
             same for any number.
     """
 
-    sampler: Literal["ddpm", "ddim"] | None = None
+    sampler: Literal["ddpm", "ddim", "dpm_solver"] | None = None
     num_inference_steps: int | None = None
     eta: float = 0.0
     max_rows: int = 1024
 
     def __post_init__(self) -> None:
-        if self.sampler not in (None, "ddpm", "ddim"):
-            raise ValueError(f"sampler must be 'ddpm', 'ddim' or None, got {self.sampler!r}")
+        if self.sampler not in (None, "ddpm", "ddim", "dpm_solver"):
+            raise ValueError(f"sampler must be 'ddpm', 'ddim', 'dpm_solver' or None, got {self.sampler!r}")
         if self.num_inference_steps is not None and self.num_inference_steps < 1:
             raise ValueError(f"num_inference_steps must be at least 1, got {self.num_inference_steps}")
         if not 0 <= self.eta <= 1:
@@ -111,7 +112,7 @@ def sample(
         (images, hypotheses, prepared.take(images).repeat(x_T[images, hypotheses].shape[1]))
         for images, hypotheses in _parts(shape[0], num_hypotheses, settings.max_rows)
     ]
-    x_t = x_T
+    x_t, before = x_T, None
     for i, (t, t_prev) in enumerate(zip(steps, [*steps[1:], -1], strict=True)):
         noise = torch.empty_like(x_t)
         for images, hypotheses, features in parts:
@@ -119,6 +120,10 @@ def sample(
             noise[images, hypotheses] = denoiser(x.flatten(0, 1), t_on_device[i], features).unflatten(0, x.shape[:2])
         if ancestral:
             step = ddpm_step(schedule, noise, x_t, t, t_prev, clip_x0=clip_x0, generator=generator)
+        elif settings.sampler == "dpm_solver":
+            step = dpm_solver_step(
+                schedule, noise, x_t, t, t_prev, before, eta=settings.eta, clip_x0=clip_x0, generator=generator
+            )
         else:
             # The noise follows a clipped x_0: at the first steps, almost without signal, x_0 is out of all bounds.
             step = ddim_step(
@@ -132,7 +137,7 @@ def sample(
                 rederive_noise=clip_x0 is not None,
                 generator=generator,
             )
-        x_t = step.x_prev
+        x_t, before = step.x_prev, (step.x_0, t)
         if progress is not None:
             progress(i + 1, len(steps))
     return x_t

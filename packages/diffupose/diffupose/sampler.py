@@ -11,8 +11,9 @@ from torch import Tensor
 from diffupose.network import Prepared
 from posecore.body.skeletons import JointSet
 from posecore.data.transforms import flip_joints
+from posecore.diffusion.dpm_solver import dpm_solver_step
 from posecore.diffusion.noise import NoiseSource, NoiseStreams, normal, of_part
-from posecore.diffusion.samplers import ddim_step, ddpm_step, timesteps
+from posecore.diffusion.samplers import StepOutput, ddim_step, ddpm_step, timesteps
 from posecore.diffusion.schedule import NoiseSchedule
 from posecore.geometry.hypotheses import medoid, nearest, pick
 from posecore.geometry.precision import full_precision
@@ -34,9 +35,10 @@ class Sampling:
     """Settings of the reverse process.
 
     Attributes:
-        sampler: ``"ddpm"`` is ancestral (the paper), ``"ddim"`` takes fewer steps.
+        sampler: ``"ddpm"`` is ancestral (the paper), ``"ddim"`` takes fewer steps, ``"dpm_solver"`` is of second order
+            (DPM-Solver++(2M)).
         num_inference_steps: Steps; all of the schedule's where None.
-        eta: DDIM's share of fresh noise: 0 makes a sample a function of its first noise.
+        eta: Share of fresh noise of the last two: 0 makes a sample a function of its first noise.
         clip_x0: Bound on the predicted joints' coordinates, metres. Deviation: the paper is silent; 1 as in the
             release, which cuts hands raised above a tall person's head. None for no bound.
         flip: Samples the mirrored keypoints too and averages both samples (Sec. 4.2): less chance in each hypothesis,
@@ -44,7 +46,7 @@ class Sampling:
         chunk: Rows (hypotheses of people) worked on at once; their features stay in the processor's cache.
     """
 
-    sampler: Literal["ddpm", "ddim"] = "ddpm"
+    sampler: Literal["ddpm", "ddim", "dpm_solver"] = "ddpm"
     num_inference_steps: int | None = None
     eta: float = 0.0
     clip_x0: float | None = 1.0
@@ -52,8 +54,8 @@ class Sampling:
     chunk: int = 256
 
     def __post_init__(self) -> None:
-        if self.sampler not in ("ddpm", "ddim"):
-            raise ValueError(f"sampler must be 'ddpm' or 'ddim', got {self.sampler!r}")
+        if self.sampler not in ("ddpm", "ddim", "dpm_solver"):
+            raise ValueError(f"sampler must be 'ddpm', 'ddim' or 'dpm_solver', got {self.sampler!r}")
         if self.num_inference_steps is not None and self.num_inference_steps < 1:
             raise ValueError(f"num_inference_steps must be at least 1, got {self.num_inference_steps}")
         if not 0 <= self.eta <= 1:
@@ -136,9 +138,11 @@ def sample(
             y = rows[part]
             source = of_part(generator, part)
             x_t = normal((len(y), joints, 3), y, source)
+            before = None
             for i, (t, t_prev) in enumerate(zip(steps, [*steps[1:], -1], strict=True)):
                 noise = denoise(x_t, y, i)[..., :3]
-                x_t = _step(schedule, noise, x_t, t, t_prev, settings, clip, source)
+                x_t, x_0 = _step(schedule, noise, x_t, t, t_prev, before, settings, clip, source)
+                before = x_0, t
                 if progress is not None:
                     progress(start * len(steps) + (i + 1) * len(y), len(rows) * len(steps))
             out[part] = x_t
@@ -156,14 +160,18 @@ def _step(
     x_t: Tensor,
     t: int,
     t_prev: int,
+    before: tuple[Tensor, int] | None,
     settings: Sampling,
     clip: float | None,
     generator: NoiseSource | None,
-) -> Tensor:
+) -> StepOutput:
     if settings.sampler == "ddpm":
         # Eqs. (3), (4). Deviation: line 7 of Algorithm 2 has alpha-bar where DDPM has alpha.
-        return ddpm_step(schedule, noise, x_t, t, t_prev, clip_x0=clip, generator=generator).x_prev
-    return ddim_step(schedule, noise, x_t, t, t_prev, eta=settings.eta, clip_x0=clip, generator=generator).x_prev
+        return ddpm_step(schedule, noise, x_t, t, t_prev, clip_x0=clip, generator=generator)
+    eta = settings.eta
+    if settings.sampler == "dpm_solver":
+        return dpm_solver_step(schedule, noise, x_t, t, t_prev, before, eta=eta, clip_x0=clip, generator=generator)
+    return ddim_step(schedule, noise, x_t, t, t_prev, eta=eta, clip_x0=clip, generator=generator)
 
 
 def mirror_keypoints(
