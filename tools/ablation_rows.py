@@ -230,7 +230,7 @@ def zedo_figure5() -> tuple[Row, ...]:
 
 @cache
 def diffupose_model(**kwargs: Any) -> DiffuPose:
-    """The shipped network with ten steps (fast.yaml) where no other sampling is given."""
+    """The shipped network with ten DDIM steps where no other sampling is given."""
     return DiffuPose.pretrained(**{"sampling": Sampling("ddim", 10, eta=1.0, clip_x0=1.5), **kwargs})
 
 

@@ -36,7 +36,7 @@ class Sampling:
 
     Attributes:
         sampler: ``"ddpm"`` is ancestral (the paper), ``"ddim"`` takes fewer steps, ``"dpm_solver"`` is of second order
-            (DPM-Solver++(2M)).
+            (DPM-Solver++(2M)). Deviation: the paper samples by DDPM alone.
         num_inference_steps: Steps; all of the schedule's where None.
         eta: Share of fresh noise of the last two: 0 makes a sample a function of its first noise.
         clip_x0: Bound on the predicted joints' coordinates, metres. Deviation: the paper is silent; 1 as in the

@@ -40,6 +40,7 @@ class Sampling:
         max_rows: Rows (samples of images) that the network sees at once, which bounds memory; the samples are the same
             for any number.
         sampler: ``"ddim"`` (the paper), or ``"dpm_solver"``, of second order (DPM-Solver++(2M)).
+            Deviation: the paper has DDIM alone.
 
     Raises:
         ValueError: An option is unknown or out of range.
