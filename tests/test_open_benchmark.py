@@ -219,6 +219,19 @@ def test_nothing_is_repeated(data: Path, made: Path, capsys: pytest.CaptureFixtu
     assert f"{len(before)} of them there already" in capsys.readouterr().out
 
 
+def test_a_page_of_runs_of_other_code(data: Path, made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "runs", tmp_path / "runs")
+    for path in tmp_path.glob("runs/*/run.json"):
+        path.write_text(path.read_text().replace('"fingerprint": "', '"fingerprint": "other'))
+    place = place_of(data, tmp_path)
+    assert not Results.read(place, {}).runs, "they would be made again"
+    assert set(Results.read(place, {}, any_code=True).runs) == set(OF_MOTION)
+    assert not Results.read(Place(data, place.output, STRIDE + 1, quick=True), {}, any_code=True).runs.keys() - {
+        "video_smooth"
+    }, "other rows"
+    assert not Results.read(Place(data, place.output, STRIDE), {}, any_code=True).runs, "other steps"
+
+
 def test_what_a_run_depends_on_makes_another_run(data: Path, made: Path, tmp_path: Path) -> None:
     run, place = RUNS["zedo_s10_detector"], place_of(data, made)
     known = fingerprint(run, place, RUNS)

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--stride", type=int, default=1, help="takes every so manieth row of what each run takes")
     parser.add_argument("--quick", action="store_true", help="a few steps of each method: shows that it runs")
-    parser.add_argument("--no-runs", action="store_true", help="writes the page of what is there")
+    parser.add_argument("--no-runs", action="store_true", help="writes the page of what is there, by whatever commit")
     args = parser.parse_args(arguments)
     data = args.data or Path(os.environ.get("HUMANDIFF_DATA") or "data")
     if args.stride < 1:
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.docs.mkdir(parents=True, exist_ok=True)
         wanted = [run for run in RUNS.values() if {run.section, run.name} & set(args.only)]
         missing = {} if args.no_runs else run_all(wanted, place)
-        summary = write_page(args.docs, place, missing)
+        summary = write_page(args.docs, place, missing, any_code=args.no_runs)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

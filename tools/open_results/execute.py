@@ -131,6 +131,15 @@ def finished(run: Run, place: Place, runs: dict[str, Run]) -> bool:
     return bool(json.loads(path.read_text(encoding="utf-8"))["fingerprint"] == fingerprint(run, place, runs))
 
 
+def kept(run: Run, place: Place) -> bool:
+    """Whether the run is there with these rows and steps, whatever code it was made with; its commit says that."""
+    path = place.folder(run) / _RUN
+    if not path.is_file():
+        return False
+    about = json.loads(path.read_text(encoding="utf-8"))
+    return bool((about["thin"], about["quick"]) == (place.thin(run), place.quick))
+
+
 def execute(run: Run, place: Place, runs: dict[str, Run]) -> None:
     """Runs the method's `test` in a folder of another name, which takes the run's when everything is written.
 

@@ -54,18 +54,19 @@ class Summary:
     missing: dict[str, list[str]]
 
 
-def write_page(docs: Path, place: Place, missing: dict[str, str]) -> Summary:
+def write_page(docs: Path, place: Place, missing: dict[str, str], any_code: bool = False) -> Summary:
     """Writes the page and its pictures.
 
     Args:
         docs: Folder of both.
         place: Where the runs are.
         missing: Why runs could not be made, by their names.
+        any_code: Whether runs of other code than what is here now count, too.
 
     Raises:
         OSError: It cannot be written.
     """
-    results = Results.read(place, missing)
+    results = Results.read(place, missing, any_code)
     if results.runs:
         for name, made in _FIGURES.items():
             write_bytes(docs / f"results_{name}.png", figure_png(made(results), dpi=110))

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from open_results.execute import Place, finished
+from open_results.execute import Place, finished, kept
 from open_results.runs import RUNS
 from open_results.stored import SETS, Poses, Stored, Table, errors
 
@@ -23,16 +23,17 @@ class Results:
     _errors: dict[Any, dict[str, float]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, place: Place, missing: dict[str, str]) -> "Results":
+    def read(cls, place: Place, missing: dict[str, str], any_code: bool = False) -> "Results":
         """What is finished below a folder.
 
         Args:
             place: Where, and which settings a run must have been made with.
             missing: Reasons that are known already.
+            any_code: Whether runs of other code than what is here now count, too.
         """
         results = cls()
         for name, run in RUNS.items():
-            if finished(run, place, RUNS):
+            if kept(run, place) if any_code else finished(run, place, RUNS):
                 results.runs[name] = Stored.read(place.folder(run))
                 continue
             noted = place.output / f"{name}.failed.txt"

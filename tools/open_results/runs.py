@@ -86,7 +86,7 @@ def _lifting() -> Iterable[Run]:
 def _images() -> Iterable[Run]:
     yield Run("diffhmr", "images", "diffhmr", ("data/open.yaml",), thin=2, seconds=100)
     few_steps = _options(sampling__num_inference_steps=10)  # as `predict --config open.yaml`
-    yield Run("hmdiff", "images", "hmdiff", ("data/open.yaml",), few_steps, thin=4, seconds=200)
+    yield Run("hmdiff", "images", "hmdiff", ("data/open.yaml",), few_steps, thin=4, seconds=500)
     configs = ("data/cmu.yaml", "data/open_images.yaml", "terms/open.yaml")
     yield Run("scorehmr_from_diffhmr", "images", "scorehmr", configs, thin=2, seconds=30, start="diffhmr")
     yield Run("scorehmr_images", "images", "scorehmr", configs, thin=2, seconds=25)
@@ -154,7 +154,9 @@ def _steps() -> Iterable[Run]:
         )
     for steps in STEPS_OF_HMDIFF:
         options = _options(num_hypotheses=3, sampling__num_inference_steps=steps)
-        yield Run(f"hmdiff_ddim_{steps}", "steps", "hmdiff", ("data/open.yaml",), options, thin=8, seconds=5 + steps)
+        yield Run(
+            f"hmdiff_ddim_{steps}", "steps", "hmdiff", ("data/open.yaml",), options, thin=8, seconds=5 + 3 * steps
+        )
     few = {"diffhmr": _options(num_hypotheses=5), "hmdiff": _options(num_hypotheses=3)}
     thin = {"diffupose": 2, "diffhmr": 4, "hmdiff": 8}
     base = {"zedo": noisy, "diffupose": noisy, "diffhmr": ("data/open.yaml",), "hmdiff": ("data/open.yaml",)}
