@@ -1,16 +1,20 @@
+import copy
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from posecore.training import EMA
 from posecore.training.preemption import REQUEUE, Preemption
+from posecore.training.resume import Resume
 
 
 class Interrupted(LightningModule):
@@ -48,13 +52,13 @@ class Interrupted(LightningModule):
     val_dataloader = train_dataloader
 
 
-def trainer(folder: Path, *, keep: bool = True, **options: Any) -> Trainer:
+def trainer(folder: Path, *, keep: bool = True, more: Sequence[Callback] = (), **options: Any) -> Trainer:
     """6 steps in epochs of 2; the only checkpoint is the one of a signal."""
     checkpoint = [ModelCheckpoint(every_n_epochs=1000, save_last=True)] if keep else []
     return Trainer(
-        accelerator="cpu", max_steps=6, default_root_dir=folder, callbacks=[Preemption(), *checkpoint], logger=False,
-        num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=keep,
-        **options,
+        accelerator="cpu", max_steps=6, default_root_dir=folder, logger=False, num_sanity_val_steps=0,
+        callbacks=[*copy.deepcopy(more), Preemption(), *checkpoint], enable_checkpointing=keep,
+        enable_progress_bar=False, enable_model_summary=False, **options,
     )  # fmt: skip
 
 
@@ -100,11 +104,43 @@ def test_no_validation_begins_after_a_signal(tmp_path: Path) -> None:
     assert module.validated == []
 
 
-def test_a_signal_in_validation_acts_after_the_next_step(tmp_path: Path) -> None:
-    module = Interrupted(2, validation=True)
-    interrupted(tmp_path, module)
-    assert module.validated == [2, 2]
-    assert saved(tmp_path)["global_step"] == 3
+@pytest.mark.parametrize("at", [2, 4])
+@pytest.mark.parametrize("ema", [False, True])
+def test_a_signal_in_validation_acts_after_the_batch(tmp_path: Path, at: int, ema: bool) -> None:
+    """The state is the one of the step before, also where the average of the weights is validated; nothing is lost."""
+    more = {"more": [Resume(), *([EMA(0.5)] if ema else [])]}
+    whole = Interrupted()
+    torch.manual_seed(0)
+    whole.layer.reset_parameters()
+    trainer(tmp_path / "whole", **more).fit(whole)
+    assert whole.validated == [2, 2, 4, 4, 6, 6]
+
+    first = Interrupted(at, validation=True)
+    interrupted(tmp_path / "run", first, **more)
+    assert first.validated == whole.validated[: at - 1], "one batch of the two"
+    content = saved(tmp_path / "run")
+    assert content["global_step"] == at
+    second = Interrupted()
+    trainer(tmp_path / "run", **more).fit(second, ckpt_path="last", weights_only=True)
+    assert second.validated == whole.validated[at - 2 :], "the validation is done from its beginning"
+    assert first.losses | second.losses == whole.losses
+    assert not first.losses.keys() & second.losses.keys(), "no step is trained twice"
+    torch.testing.assert_close(second.state_dict(), whole.state_dict(), rtol=0, atol=0)
+    ends = [saved(tmp_path / name) for name in ("run", "whole")]
+    assert ends[0]["loops"]["fit_loop"]["epoch_progress"] == ends[1]["loops"]["fit_loop"]["epoch_progress"]
+
+
+def test_a_plain_validation_is_left_to_itself(tmp_path: Path) -> None:
+    """Without a training there is nothing to save: the signal does what it would have done."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+    try:
+        module = Interrupted(0, validation=True)
+        trainer(tmp_path).validate(module, verbose=False)
+        assert module.validated == [0, 0]
+        assert heard
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_gradient_is_accumulated_to_its_end_first(tmp_path: Path) -> None:

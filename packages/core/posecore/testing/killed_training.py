@@ -1,4 +1,4 @@
-"""For tests only: a training that ends in the middle, as a machine that is switched off ends it."""
+"""For tests only: trainings that end in the middle, as a machine that is switched off or wanted back ends them."""
 
 import os
 import signal
@@ -22,3 +22,25 @@ class KillTraining(Callback):
         """Kills."""
         if trainer.fit_loop.total_batch_idx == self.batch:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class SignalInValidation(Callback):
+    """Sends one rank a signal when it begins a batch of the validation; the others are left alone.
+
+    Args:
+        batch: Number of the batch.
+        rank: Which rank.
+        name: Of the signal.
+    """
+
+    def __init__(self, batch: int, rank: int = 0, name: str = "SIGUSR1") -> None:
+        self.batch = batch
+        self.rank = rank
+        self.name = name
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Sends it."""
+        if not trainer.sanity_checking and batch_idx == self.batch and trainer.global_rank == self.rank:
+            os.kill(os.getpid(), signal.Signals[self.name])

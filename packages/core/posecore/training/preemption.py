@@ -1,13 +1,15 @@
 """What a cluster's warning does to a training run: a checkpoint at the end of the step, and a way out."""
 
+import copy
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
 
 REQUEUE = 75
@@ -23,8 +25,13 @@ class Preemption(Callback):
     takes the place of Lightning's handlers, which save and talk to the other ranks from inside the handler: in the
     middle of a step, with ranks in different steps, where they can wait for each other for ever.
 
-    A signal during validation acts after the next training step. It must come after callbacks that change something
-    after a step, such as the average of the weights, so that its checkpoint holds the change.
+    A signal during validation acts after the running batch of it; the checkpoint is the one of the step before, and
+    the resumed run begins with the whole validation (`posecore.training.resume`). Ranks may have different numbers of
+    batches, so they agree only after batches that all of them have; a signal that comes later acts after the next step.
+    After the last step of a run nothing is left to resume: that validation is not done again.
+
+    The callback must come after those that change something after a step, such as the average of the weights, so that
+    its checkpoint holds the change.
 
     Args:
         signals: Names of the signals.
@@ -42,6 +49,10 @@ class Preemption(Callback):
         self._training = False
         self._received = False
         self._stopping = False
+        self._shared: list[int] = []
+        """Batches of each validation set that all ranks have; none outside of a training's validation."""
+        self._counters: dict[str, Any] | None = None
+        """Where the training is, as of the step before the running validation."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Takes the signals before worker processes are started: they would end at one that nobody handles."""
@@ -86,6 +97,47 @@ class Preemption(Callback):
         """
         if self._stopping:
             raise SystemExit(REQUEUE)
+        if not self._training or trainer.sanity_checking:
+            return
+        self._counters = counters_inside_step(trainer)
+        counts = [count if isinstance(count, int) else 0 for count in trainer.num_val_batches]  # infinite: no number
+        of_ranks = trainer.strategy.all_gather(torch.tensor(counts, device=pl_module.device))
+        self._shared = of_ranks.reshape(-1, len(counts)).amin(dim=0).tolist()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Saves the state of the step before and leaves, on all ranks after the same batch.
+
+        Raises:
+            SystemExit: A rank has received a signal; with the code 75.
+        """
+        if not self._shared or batch_idx >= self._shared[dataloader_idx]:
+            return
+        if not trainer.strategy.reduce_boolean_decision(self._received, all=False):
+            return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging):  # has put the average in the place of the trained weights
+                callback.on_validation_epoch_end(trainer, pl_module)
+        path = save_last(trainer)
+        where = "no ModelCheckpoint, so nothing is saved" if path is None else f"saved {path}"
+        rank_zero_info(f"Stopped by a signal in the validation after step {trainer.global_step}: {where}")
+        raise SystemExit(REQUEUE)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on, signals act after a step again."""
+        self._shared, self._counters = [], None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Says of a checkpoint that is saved in the middle of a validation that the validation is still to come."""
+        if self._counters is not None:
+            checkpoint["loops"]["fit_loop"] = self._counters
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """As `teardown`, which Lightning does not call after an error."""
@@ -105,6 +157,14 @@ class Preemption(Callback):
         else:
             signal.signal(number, self._before[number])
             signal.raise_signal(number)
+
+
+def counters_inside_step(trainer: Trainer) -> dict[str, Any]:
+    """State of the fit loop as it was in the last hook of the step, before the validation that is about to begin."""
+    counters = copy.deepcopy(trainer.fit_loop.state_dict())
+    for count in (counters["epoch_loop.batch_progress"][part] for part in ("total", "current")):
+        count["completed"] = count["processed"] - 1
+    return counters
 
 
 def save_last(trainer: Trainer) -> Path | None:
