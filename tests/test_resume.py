@@ -1,7 +1,9 @@
 """Every method, killed in the middle of an epoch and started again with the same command, ends where it would have."""
 
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +83,53 @@ def test_a_killed_training_continues_with_the_same_curve(method: str, args: list
     said = fit(method, tmp_path / "killed", *args)
     assert "last.ckpt" in said
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_signal_during_validation_loses_nothing(tmp_path: Path) -> None:
+    """Two processes with different numbers of batches; the second one alone has the signal. Both stop, none waits."""
+    # Of the 14 rows, the processes have 8 and 6: three batches and two.
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.limit_val_batches", "1.0"]
+    told = ["--trainer.callbacks+=posecore.testing.killed_training.SignalInValidation", "--trainer.callbacks.batch=0"]
+    fit("zedo", tmp_path / "whole", *two)
+    said = fit("zedo", tmp_path / "told", *two, *told, "--trainer.callbacks.rank=1", code=75)
+    assert "Stopped by a signal in the validation after step 8" in said
+    fit("zedo", tmp_path / "told", *two)
+    assert_same_run(tmp_path / "whole", tmp_path / "told")
+
+
+def test_ranks_with_checkpoints_of_different_steps_end_with_one_error(tmp_path: Path) -> None:
+    """Two nodes with disks of their own: of other steps, and with a checkpoint on one of them only."""
+    fit("zedo", tmp_path / "whole")
+    (early,), (late,) = (list((tmp_path / "whole").rglob(f"*step={step}.ckpt")) for step in (3, 6))
+    for name, second in (("steps", late), ("one", None)):
+        nodes = []
+        for number, path in enumerate((early, second)):
+            root = tmp_path / name / str(number)
+            (root / "checkpoints").mkdir(parents=True)
+            if path is not None:
+                shutil.copy(path, root / "checkpoints" / "last.ckpt")
+            with socket.socket() as found:
+                found.bind(("127.0.0.1", 0))
+                port = found.getsockname()[1] if not nodes else port
+            there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": str(number), "LOCAL_RANK": "0"}
+            nodes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "zedo", "fit", "--config", "smoke.yaml", *RUN, "--ckpt_path", "last",
+                     "--trainer.default_root_dir", root, "--trainer.num_nodes", "2", "--trainer.devices", "1"],
+                    env=os.environ | there, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                )
+            )  # fmt: skip
+        try:
+            said = [node.communicate(timeout=300)[1] for node in nodes]
+        finally:
+            for node in nodes:
+                node.kill()
+        assert [node.returncode for node in nodes] == [2, 2], "".join(said)[-3000:]
+        for number, text in enumerate(said):
+            step = (3, 6 if second else 0)[number]
+            assert f"the first process has a checkpoint of step 3, and another has not (this one: step {step})" in text
+            assert "default_root_dir must be a folder that all nodes share" in text
+            assert "Traceback" not in text
 
 
 def test_broken_checkpoints_are_passed_over(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from posecore.data.base import PoseTable
 from posecore.data.datamodule import PoseDataModule
 from posecore.data.sample import PoseSample
 from posecore.training import EMA, StepSeed
-from posecore.training.resume import GRADIENTS, Resume, tidy
+from posecore.training.resume import BATCHES, GRADIENTS, Resume, changed_batches, tidy
 
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")
 
@@ -57,10 +57,12 @@ class Tiny(LightningModule):
         self.events.append((stage, self.trainer.current_epoch, batch_idx, step, self.global_step, rows, loss.item()))
 
 
-def fit(folder: Path, checkpoint: Path | None = None, workers: int = 0, **options: Any) -> tuple[list[Event], Any]:
+def fit(
+    folder: Path, checkpoint: Path | None = None, workers: int = 0, batch_size: int = 4, **options: Any
+) -> tuple[list[Event], Any]:
     """A training of 5 batches an epoch, saved after steps, validations and epochs; its events and final weights."""
     data = PoseDataModule(
-        train=[partial(table, rows=22)], val={"a": partial(table, rows=6)}, batch_size=4, num_workers=workers
+        train=[partial(table, rows=22)], val={"a": partial(table, rows=6)}, batch_size=batch_size, num_workers=workers
     )
     kinds: dict[str, dict[str, Any]] = {
         "step": {"every_n_train_steps": 1},
@@ -121,6 +123,22 @@ def test_a_resumed_run_is_the_uninterrupted_one(
         )
         assert events == remaining(whole, path), path
         torch.testing.assert_close(found, weights, rtol=0, atol=0)
+
+
+def test_other_batches_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fit(tmp_path, max_steps=2)
+    path = tmp_path / "step_1.ckpt"
+    assert torch.load(path, weights_only=True)[BATCHES] == {"processes": 1, "batch_size": 4}
+    fit(tmp_path / "same", path, max_steps=3)
+    fit(tmp_path / "other", path, batch_size=2, max_steps=3)
+    (said,) = [record.message for record in caplog.records if record.name == "posecore.training.resume"]
+    assert said.startswith("ckpt_path: processes and batches were and are 1 x 4 rows and 1 x 2 rows: of the running")
+
+
+def test_steps_of_the_same_rows_are_told_apart() -> None:
+    one, two = ({"processes": count, "batch_size": 8 // count} for count in (1, 2))
+    assert changed_batches(one, one) == ""
+    assert "1 x 8 rows and 2 x 4 rows: steps see the rows they would have seen" in changed_batches(one, two)
 
 
 @pytest.mark.parametrize("checkpoint", ["step_7", "epoch_5"])

@@ -1,5 +1,6 @@
 """What a training run that was killed needs beyond Lightning to go on as if nothing had happened."""
 
+import logging
 from typing import Any
 
 from lightning.fabric.plugins.io import TorchCheckpointIO
@@ -10,7 +11,10 @@ from torch import Tensor
 
 from posecore.training.checkpoint_io import SafeCheckpointIO
 
+_log = logging.getLogger(__name__)
+
 GRADIENTS = "accumulated_gradients"
+BATCHES = "batches"
 
 
 class Resume(Callback):
@@ -23,6 +27,7 @@ class Resume(Callback):
       whose length is given in steps goes on one epoch too late, one of given epochs starts the epoch of a second
       resume from its first batch, and the validation that was due is left out. `tidy` brings the counters of a
       checkpoint into the one form that Lightning continues rightly from, and a validation that was due is run.
+    - A message where the run goes on with other processes or batches, which cannot be exact.
     - Gradients, where the checkpoint falls between batches that are accumulated. Of several processes they are averaged
       as they would be at the end, equal but for rounding.
 
@@ -33,6 +38,7 @@ class Resume(Callback):
     def __init__(self) -> None:
         self._inside_step = False
         self._loaded_step = 0
+        self._batches: dict[str, int] = {}
         self._gradients: dict[str, Tensor] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -41,7 +47,8 @@ class Resume(Callback):
             trainer.strategy.checkpoint_io = SafeCheckpointIO()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds gradients that no step has used yet."""
+        """Adds how rows were shared out, and gradients that no step has used yet."""
+        checkpoint[BATCHES] = batches_of(trainer)
         if trainer.fit_loop._should_accumulate():
             checkpoint[GRADIENTS] = {
                 name: trainer.strategy.reduce(parameter.grad.clone(), reduce_op="mean")
@@ -54,6 +61,7 @@ class Resume(Callback):
         self._inside_step = tidy(checkpoint["loops"]["fit_loop"])
         self._loaded_step = checkpoint["global_step"]
         self._gradients = checkpoint.get(GRADIENTS, {})
+        self._batches = checkpoint.get(BATCHES, {})
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sees that all processes go on from the same place; they would wait for each other for ever if not.
@@ -67,6 +75,8 @@ class Resume(Callback):
                 f"ckpt_path: the first process has a checkpoint of step {first}, and another has not (this "
                 f"one: step {self._loaded_step}); default_root_dir must be a folder that all nodes share"
             )
+        if self._batches and trainer.is_global_zero and (said := changed_batches(self._batches, batches_of(trainer))):
+            _log.warning("ckpt_path: %s", said)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Puts gradients back, and decides what comes before the next batch."""
@@ -105,6 +115,30 @@ class Resume(Callback):
             for count in (fit.epoch_progress.current, fit.epoch_progress.total):
                 _end(count)
             fit._restart_stage = RestartStage.NONE
+
+
+def batches_of(trainer: Trainer) -> dict[str, int]:
+    """Number of processes, and the rows that each has in a batch (0 where the data does not say)."""
+    data = getattr(trainer, "datamodule", None)
+    return {"processes": trainer.world_size, "batch_size": getattr(data, "batch_size", None) or 0}
+
+
+def changed_batches(before: dict[str, int], now: dict[str, int]) -> str:
+    """What is not exact in a run that goes on with other batches; empty where they are the same.
+
+    Args:
+        before: What `batches_of` said when the checkpoint was saved.
+        now: What it says of the run that goes on.
+    """
+    if before == now:
+        return ""
+    said = " and ".join(f"{counts['processes']} x {counts['batch_size']} rows" for counts in (before, now))
+    if before["processes"] * before["batch_size"] == now["processes"] * now["batch_size"]:
+        return f"processes and batches were and are {said}: steps see the rows they would have seen, with other noise"
+    return (
+        f"processes and batches were and are {said}: of the running epoch some rows come twice or not at all, and "
+        "steps have another number of rows at the same learning rate (docs/clusters.md)"
+    )
 
 
 def tidy(loops: dict[str, Any]) -> bool:
