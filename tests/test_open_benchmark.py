@@ -313,7 +313,10 @@ def test_test_sets_are_thinned_and_start_where_they_should(data: Path, tmp_path:
 
 
 def test_settings_of_few_steps_are_found_by_their_files() -> None:
-    assert samplings("diffupose") == ["ddim_5", "ddim_10", "ddim_25", "ddim_50", "fast"]
+    *found, last = samplings("diffupose")
+    assert {"ddim_5", "ddim_10", "ddim_25", "ddim_50"} <= set(found)
+    assert [steps_of(name) for name in found] == sorted(steps_of(name) for name in found)
+    assert last == "fast"
     assert "ddpm_1000" not in samplings("diffhmr"), "takes too long"
     assert [steps_of(name) for name in ("ddim_5", "dpm_2m_20", "fast")] == [5, 20, 10]
 

@@ -3,7 +3,17 @@
 from collections.abc import Callable
 
 from open_results.results import Line
-from open_results.runs import COUNTS, ITERATIONS, LOOPS, NOISES, STARTS, STEPS_OF_HMDIFF, samplings
+from open_results.runs import (
+    COUNTS,
+    ITERATIONS,
+    LOOPS,
+    NOISES,
+    OF_SOLVER,
+    SOLVER_STEPS,
+    STARTS,
+    STEPS_OF_HMDIFF,
+    samplings,
+)
 from open_results.stored import (
     Poses,
     Table,
@@ -106,9 +116,13 @@ def steps() -> dict[str, list[Line]]:
     """Settings of every method, from few network calls to many."""
 
     def sampled(method: str, rule: Callable[[Table], Poses] = answer) -> list[Line]:
+        solved = SOLVER_STEPS if method in OF_SOLVER else ()
         return [
-            Line("`fast.yaml`" if name == "fast" else f"`sampling/{name}.yaml`", rule, (f"{method}_{name}",))
-            for name in samplings(method)
+            *(Line(f"DPM-Solver++, {n} steps", rule, (f"{method}_solver_{n}",)) for n in solved),
+            *(
+                Line("`fast.yaml`" if name == "fast" else f"`sampling/{name}.yaml`", rule, (f"{method}_{name}",))
+                for name in samplings(method)
+            ),
         ]
 
     return {

@@ -26,6 +26,9 @@ STARTS = {"cmu": (), "weak": ("start/weak.yaml",)}
 """Where ScoreHMR starts: its regressor, or the less accurate one."""
 ITERATIONS = (100, 250, 500, 1000, 2000)
 STEPS_OF_HMDIFF = (5, 10, 20, 40)
+SOLVER_STEPS = (5, 10, 20)
+"""Of DPM-Solver++, for the methods of `OF_SOLVER`."""
+OF_SOLVER = ("diffupose", "diffhmr")
 LOOPS = (1, 2, 5, 10)
 PACKAGES = Path(__file__).parents[2] / "packages"
 _TOO_LONG = ("ddpm_1000",)  # minutes for few people; the method's card has it
@@ -167,6 +170,10 @@ def _steps() -> Iterable[Run]:
             configs = (*before, "fast.yaml" if name == "fast" else f"sampling/{name}.yaml")
             options, seconds = few.get(method, ()), 4 + cost[method] * steps_of(name)
             yield Run(f"{method}_{name}", "steps", method, configs, options, thin.get(method, 1), seconds=seconds)
+        for steps in SOLVER_STEPS if method in OF_SOLVER else ():
+            options = _options(sampling__sampler="dpm_solver", sampling__num_inference_steps=steps)
+            run = Run(f"{method}_solver_{steps}", "steps", method, before, (*few.get(method, ()), *options))
+            yield _replaced(run, thin=thin.get(method, 1), seconds=4 + cost[method] * steps)
 
 
 def _replaced(run: Run, **values: object) -> Run:
