@@ -115,6 +115,20 @@ def test_precisions_have_the_same_numbers() -> None:
         torch.testing.assert_close(short.double(), long, atol=2e-6, rtol=2e-6)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 2000])
+def test_what_is_computed_ahead_changes_nothing(rows: int) -> None:
+    """Draws of several kinds, one after the other: each is what a stream gives that begins there."""
+    source, draws = streams(rows), [5, 5, 5, 4, 4, 7, 7, 7, 7] * 4
+    for number, count in enumerate(draws):
+        dtype = torch.float64 if number % 11 == 10 else torch.float32
+        alone, mode = source[:], torch.inference_mode(number % 7 == 6)
+        with mode:
+            assert torch.equal(source.normal((rows, count), dtype), alone.normal((rows, count), dtype)), number
+        assert source.drawn == alone.drawn
+        if number % 4 == 3:
+            assert torch.equal(source.uniform((rows, 2)), alone.uniform((rows, 2)))
+
+
 @pytest.mark.gpu
 def test_devices_have_the_same_numbers() -> None:
     rows = torch.arange(64)

@@ -47,6 +47,8 @@ class NoiseStreams:
     def __init__(self, keys: Int[Tensor, "*rows"]) -> None:
         self.keys = keys
         self.drawn = 0
+        self._ahead: tuple[int, Tensor] | None = None
+        """Normal numbers that were computed together with those of an earlier draw, and the value they begin with."""
 
     @staticmethod
     def of_rows(seed: int, rows: Int[Tensor, " rows"]) -> "NoiseStreams":
@@ -94,12 +96,17 @@ class NoiseStreams:
             ValueError: ``shape`` begins otherwise.
         """
         count = self._numbers(shape)
-        halves = self.values((count + 1) // 2).view(torch.int32)
-        # Box-Muller. A radius of 31 bits reaches 6.7; the angle has both signs.
-        radius = (halves[..., 0::2] & 0x7FFFFFFF).to(dtype).add_(0.5).mul_(2.0**-31).log_().mul_(-2).sqrt_()
-        angle = halves[..., 1::2].to(dtype).mul_(math.pi * 2.0**-31)
-        numbers = torch.stack((radius * angle.cos(), angle.sin_().mul_(radius)), dim=-1).flatten(-2)
-        return numbers[..., :count].reshape(tuple(shape))
+        begin, end = self.drawn, self.drawn + (count + 1) // 2
+        first, numbers = self._ahead or (0, self.keys.new_empty(0, dtype=dtype))
+        kept = numbers.dtype == dtype and numbers.is_inference() == torch.is_inference_mode_enabled()
+        if not kept or begin < first or 2 * (end - first) > numbers.shape[-1]:
+            # Of small batches the calls themselves take the time: after the first draw, some steps' noise at once.
+            draws = 1 if self._ahead is None else min(16, 4096 // max(self.keys.numel() * count, 1))
+            first, numbers = begin, _normal(self.values(max(draws, 1) * (end - begin)), dtype)
+            self._ahead = first, numbers
+        self.drawn = end
+        at = 2 * (begin - first)
+        return numbers[..., at : at + count].reshape(tuple(shape))
 
     def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Numbers in [0, 1).
@@ -188,6 +195,15 @@ def split_flat(source: NoiseSource | None, count: int) -> NoiseSource | None:
 def of_part(source: NoiseSource | None, rows: slice) -> NoiseSource | None:
     """The streams of a part of the rows; a generator serves one part after the other."""
     return source[rows] if isinstance(source, NoiseStreams) else source
+
+
+def _normal(values: Int[Tensor, "*rows count"], dtype: torch.dtype) -> Tensor:
+    """Two normal numbers from each value, by Box and Muller; (*rows, 2 count)."""
+    halves = values.view(torch.int32)
+    # A radius of 31 bits reaches 6.7; the angle has both signs.
+    radius = (halves[..., 0::2] & 0x7FFFFFFF).to(dtype).add_(0.5).mul_(2.0**-31).log_().mul_(-2).sqrt_()
+    angle = halves[..., 1::2].to(dtype).mul_(math.pi * 2.0**-31)
+    return torch.stack((radius * angle.cos(), angle.sin_().mul_(radius)), dim=-1).flatten(-2)
 
 
 def _value(key: Tensor, number: Tensor | int) -> Tensor:
