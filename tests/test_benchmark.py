@@ -227,3 +227,17 @@ def test_bad_arguments(tmp_path: Path, args: list[str], error: str, capsys: pyte
     assert stop.value.code == 2
     assert error in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_scaling_is_measured_where_it_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One process and two train for a few steps; how fast is not asserted."""
+    main(["--only", "scaling", "--quick", "--output", str(tmp_path / "out")])
+    (facts,) = json.loads((tmp_path / "out/benchmark.json").read_text())["scaling"]
+    assert facts["name"] == "zedo, smoke.yaml, 6 steps"
+    assert list(facts["processes"]) == ["1", "2"]
+    for found in facts["processes"].values():
+        assert found["samples_per_second"] > 0
+        assert 0 <= found["data_wait"] <= 1
+    assert "2 processes" in capsys.readouterr().out
+    assert not (tmp_path / "out/benchmark.png").exists(), "there are no cases to be plotted"

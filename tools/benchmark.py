@@ -2,6 +2,7 @@
 
     python tools/benchmark.py [--only zedo diffupose scorehmr diffhmr hmdiff smpl alignment data export] \
         [--repeats 5] [--output runs/benchmark] [--quick]
+    python tools/benchmark.py --only scaling        # training with one process and with two; only where it is named
 
 The variants of a case run in turns and medians are compared. Use an idle machine: the load at the start is written
 down. ``--quick`` shrinks everything and tells only that it runs. CMU motion capture is loaded where the environment
@@ -25,6 +26,7 @@ from benchmarks.diffupose_cases import diffupose_cases
 from benchmarks.export_cases import export_cases
 from benchmarks.hmdiff_cases import hmdiff_cases
 from benchmarks.plot import bar_plot, seconds_text
+from benchmarks.scaling_cases import scaling_facts, scaling_line
 from benchmarks.scorehmr_cases import peak_memory as scorehmr_peak
 from benchmarks.scorehmr_cases import scorehmr_cases
 from benchmarks.timing import OURS, Case, Measured, measure
@@ -45,13 +47,14 @@ GROUPS: dict[str, Callable[[bool], Iterator[Case]]] = {
     "data": data_cases,
     "export": export_cases,
 }
+SCALING = "scaling"
 PEAKS: dict[str, Callable[[bool], dict[str, Any]]] = {"zedo": zedo_peak, "scorehmr": scorehmr_peak}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmark; by the command line where no arguments are given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(GROUPS), default=list(GROUPS), metavar="GROUP")
+    parser.add_argument("--only", nargs="+", choices=[*GROUPS, SCALING], default=list(GROUPS), metavar="GROUP")
     parser.add_argument("--repeats", type=int, default=5, help="times to take of every variant; the median counts")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds something")
@@ -67,9 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         memory = [peak(args.quick) for group, peak in PEAKS.items() if group in args.only]
         for facts in memory:
             print(f"{facts['name']}: peak {facts['peak_gb']:.2f} GB, {facts['added_gb']:.2f} GB of it by the run")
-        cases = []
+        cases, scaling = [], []
         for group in dict.fromkeys(args.only):
             print(f"\n{group}", flush=True)
+            if group == SCALING:
+                for facts in scaling_facts(args.quick):
+                    scaling.append(facts)
+                    print(scaling_line(facts), flush=True)
+                continue
             for case in GROUPS[group](args.quick):
                 cases.append(measure(case, args.repeats, 0.02 if args.quick else 0.2))
                 print("\n".join(lines(cases[-1])), flush=True)
@@ -79,15 +87,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "repeats": args.repeats,
             "cases": [case.describe() for case in cases],
             "peak_memory": memory,
+            "scaling": scaling,
         }
         write_text(output.file("benchmark.json"), json.dumps(content, indent=2) + "\n")
         title = f"humandiff, torch {machine['torch']}, {machine['threads']} threads{', quick' if args.quick else ''}"
-        write_bytes(output.file("benchmark.png"), figure_png(bar_plot(cases, title), dpi=110))
+        if cases:
+            write_bytes(output.file("benchmark.png"), figure_png(bar_plot(cases, title), dpi=110))
     except OSError as error:
         sys.exit(f"error: {error}")
     if any(case.released_s is not None for case in cases):
         print("\nreleased: the authors' program, measured once in another run on an idle machine with two cores")
-    print(f"\nWritten to {args.output / 'benchmark.json'} and {args.output / 'benchmark.png'}")
+    print(f"\nWritten to {args.output / 'benchmark.json'}{' and benchmark.png beside it' if cases else ''}")
 
 
 def machine_facts() -> dict[str, Any]:
