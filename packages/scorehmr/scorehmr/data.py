@@ -123,7 +123,7 @@ class ScoreHMRDataModule(PoseDataModule):
         return self._whole_groups(cast(PoseDataset, dataset)) if grouped else super()._loader(dataset, **options)
 
     def _whole_groups(self, dataset: PoseDataset, done: Collection[int] = ()) -> DataLoader[PoseSample]:
-        groups = WholeGroups(dataset, self.group_keys, self.batch_size, done)
+        groups = WholeGroups(dataset, self.group_keys, self.batch_size, done, self.ranks[0])
         return DataLoader(
             groups, batch_size=None, sampler=DealtBatches(len(groups), 1, *self.ranks), num_workers=self.num_workers
         )

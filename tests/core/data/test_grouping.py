@@ -98,3 +98,11 @@ def test_a_loader_gives_the_batches_as_they_are() -> None:
 )
 def test_groups_are_left_out_when_all_of_their_rows_are_done(done: list[int], expected: list[list[int]]) -> None:
     assert WholeGroups(dataset(), ("clip",), 5, frozenset(done)).batches == expected
+
+
+@pytest.mark.parametrize(("ranks", "sizes"), [(1, [8]), (2, [4, 4]), (4, [2, 2, 2, 2]), (9, [2, 2, 2, 1, 1])])
+def test_every_process_has_a_batch(ranks: int, sizes: list[int]) -> None:
+    """Groups of 2, 2, 2, 1 and 1 rows, in the order of appearance; five processes are the most."""
+    batches = WholeGroups(dataset(), ("clip", "frame"), 100, ranks=ranks).batches
+    assert sorted(map(len, batches), reverse=True) == sizes
+    assert sorted(row for batch in batches for row in batch) == list(range(8))

@@ -44,24 +44,27 @@ class WholeGroups(Dataset[PoseSample]):
         keys: What rows of a group agree in.
         max_rows: Rows of a batch, unless a single group has more.
         done: Groups whose rows are all in it are left out.
+        ranks: Processes that the batches are for, each of which needs one: where ``max_rows`` would make fewer, batches
+            are smaller, as long as there are groups enough.
 
     Raises:
         ValueError: A key is missing.
     """
 
-    def __init__(self, dataset: PoseDataset, keys: Sequence[str], max_rows: int, done: Collection[int] = ()) -> None:
+    def __init__(
+        self, dataset: PoseDataset, keys: Sequence[str], max_rows: int, done: Collection[int] = (), ranks: int = 1
+    ) -> None:
         self.dataset = dataset
         # A table's labels are at hand; asking for all rows would read all pictures.
         rows = dataset.samples if isinstance(dataset, PoseTable) else dataset.__getitems__(range(len(dataset)))
         group = row_groups(rows, keys)
         order = group.argsort(stable=True)
+        groups = [members.tolist() for members in order.split(group.bincount().tolist())]
+        groups = [members for members in groups if not all(row in done for row in members)]
         self.batches: list[list[int]] = []
-        for members in order.split(group.bincount().tolist()):
-            if all(row in done for row in members.tolist()):
-                continue
-            if not self.batches or len(self.batches[-1]) + len(members) > max_rows:
-                self.batches.append([])
-            self.batches[-1] += members.tolist()
+        for limit in (max_rows, max(sum(map(len, groups)) // ranks, 1), 1):
+            if len(self.batches) < min(ranks, len(groups)):
+                self.batches = _packed(groups, min(limit, max_rows))
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -73,3 +76,12 @@ class WholeGroups(Dataset[PoseSample]):
         batch = self.dataset.__getitems__(self.batches[index])
         batch["row"] = torch.tensor(self.batches[index])
         return batch
+
+
+def _packed(groups: Sequence[list[int]], max_rows: int) -> list[list[int]]:
+    batches: list[list[int]] = []
+    for members in groups:
+        if not batches or len(batches[-1]) + len(members) > max_rows:
+            batches.append([])
+        batches[-1] += members
+    return batches
