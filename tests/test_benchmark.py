@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,16 @@ sys.path.insert(0, str(TOOLS))  # tools are scripts, not an installed package
 
 from benchmark import lines, main  # noqa: E402
 from benchmarks.core_cases import alignment_cases, data_cases, smpl_cases  # noqa: E402
+from benchmarks.device import choose  # noqa: E402
 from benchmarks.diffhmr_cases import diffhmr_cases  # noqa: E402
 from benchmarks.export_cases import export_cases  # noqa: E402
+from benchmarks.growth import Curve, grow, growth_curves, growth_plot  # noqa: E402
 from benchmarks.hmdiff_cases import Hypotheses, heatmaps, hmdiff_cases  # noqa: E402
 from benchmarks.plain_hmdiff import plain_poses  # noqa: E402
 from benchmarks.plain_zedo import plain_initial_poses  # noqa: E402
 from benchmarks.plot import RELEASED, bar_plot, seconds_text  # noqa: E402
 from benchmarks.scorehmr_cases import scorehmr_cases  # noqa: E402
+from benchmarks.step_cases import step_cases, training_cases  # noqa: E402
 from benchmarks.timing import OURS, Case, Variant, measure  # noqa: E402
 from benchmarks.zedo_cases import peak_memory, problem, run_ours, run_plain, zedo_cases  # noqa: E402
 
@@ -81,7 +85,15 @@ def test_the_whole_of_both_programs_agrees() -> None:
 
 @pytest.mark.parametrize(
     ("cases", "atol"),
-    [(zedo_cases, 1e-4), (smpl_cases, 1e-5), (alignment_cases, 1e-4), (data_cases, 0), (export_cases, 1e-4)],
+    [
+        (zedo_cases, 1e-4),
+        (smpl_cases, 1e-5),
+        (alignment_cases, 1e-4),
+        (data_cases, 0),
+        (step_cases, 1e-5),
+        (training_cases, 0),
+        (export_cases, 1e-4),
+    ],
 )
 def test_all_variants_of_a_case_find_the_same(cases, atol: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HUMANDIFF_DATA", raising=False)
@@ -194,6 +206,39 @@ def test_peak_memory_counts_what_the_run_adds() -> None:
     facts = peak_memory(quick=True)
     assert (facts["hypotheses"], facts["frames"]) == (2, 50)
     assert 0 <= facts["added_gb"] < facts["peak_gb"] < 4
+
+
+def test_growth_is_measured_and_drawn() -> None:
+    """Sleeping costs what it says, so that the exponent is known; every curve of the benchmark runs once."""
+    slept = Curve("sleep", "batch", (1, 2, 8), lambda n: lambda: time.sleep(0.02 * n) or torch.zeros(1))
+    grown = grow(slept, repeats=1, min_seconds=0)
+    assert grown.sizes == [1, 2, 8]
+    assert grown.exponent == pytest.approx(1, abs=0.25)
+    curves = list(growth_curves(quick=True))
+    assert {curve.axis for curve in curves} == {"batch", "hypotheses", "vertices", "steps"}
+    for curve in curves:
+        assert torch.isfinite(curve.make(curve.sizes[0])()).all(), curve.name
+    panels = {ax.get_xlabel(): len(ax.lines) for ax in growth_plot([grown], "title").axes}
+    assert panels == {"batch": 1, "hypotheses": 0, "vertices": 0, "steps": 0}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="--device cuda: PyTorch finds no GPU here; nothing was run"):
+        main(["--device", "cuda", "--output", str(tmp_path / "new")])
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.gpu
+def test_cases_run_on_a_gpu() -> None:
+    choose("cuda")
+    try:
+        for cases in (smpl_cases, alignment_cases, step_cases, training_cases):
+            for case in cases(quick=True):
+                measured = measure(case, repeats=1, min_seconds=0)
+                assert measured.timings[OURS].peak_bytes, case.name
+    finally:
+        choose("cpu")
 
 
 def test_end_to_end(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.device import place
 from benchmarks.timing import OURS, Case, Variant
 from posecore.body.files import BodyModel, load_body_model
 from posecore.body.skeletons import BODY_25, SMPL_24
@@ -49,6 +50,7 @@ def smpl_cases(quick: bool) -> Iterator[Case]:
     kinematic, landmarks = _body_25(body)
     picked, regressed = body.landmark_regressor(landmarks), body.J_regressor_h36m[:9]
     picks = picked.argmax(dim=-1).tolist()
+    placed = place(regressed)
     whole, generator = SMPLLayer(body), torch.Generator().manual_seed(0)
     correctives = torch.randn(body.posedirs.shape, generator=generator) * 1e-3
     corrected = dataclasses.replace(body, posedirs=correctives)
@@ -61,7 +63,7 @@ def smpl_cases(quick: bool) -> Iterator[Case]:
             "44 joints",
             body,
             whole.subset(all_joints, regressor=torch.cat([picked, regressed])),
-            lambda vertices, joints: torch.cat([joints[:, :24], vertices[:, picks], regressed @ vertices], dim=1),
+            lambda vertices, joints: torch.cat([joints[:, :24], vertices[:, picks], placed @ vertices], dim=1),
         ),
         (
             "25 joints",
@@ -75,12 +77,12 @@ def smpl_cases(quick: bool) -> Iterator[Case]:
         reference, note = _smplx_layer(model)
         theirs = None if reference is None else _smplx_part(reference, reduce)
         for batch in (1, 4) if quick else (1, 32, 128):
-            rotmat = random_rotmat((batch, 24), generator)
-            inputs = (torch.randn(batch, 10, generator=generator), rotmat[:, 1:], rotmat[:, 0])
+            rotmat = place(random_rotmat((batch, 24), generator))
+            inputs = (place(torch.randn(batch, 10, generator=generator)), rotmat[:, 1:], rotmat[:, 0])
             for gradients in (False, True):
                 do = _with_gradients if gradients else _forward
                 variants = {
-                    OURS: Variant(do(_our_part(layer), inputs)),
+                    OURS: Variant(do(_our_part(place(layer)), inputs)),
                     "smplx": Variant(None if theirs is None else do(theirs, inputs), note=note),
                 }
                 what = "forward+backward" if gradients else "forward"
@@ -119,7 +121,7 @@ def _smplx_layer(body: BodyModel) -> tuple[Any | None, str]:
         "f": body.faces.numpy(),
     }
     with contextlib.redirect_stdout(io.StringIO()):  # it warns of 10 shape components, which are all there are
-        return smplx.SMPLLayer("", data_struct=smplx.utils.Struct(**tables), num_betas=10), ""
+        return place(smplx.SMPLLayer("", data_struct=smplx.utils.Struct(**tables), num_betas=10)), ""
 
 
 def _smplx_part(layer: Any, reduce: _Reduce) -> Callable[[_Inputs], Tensor]:
@@ -156,9 +158,10 @@ def alignment_cases(quick: bool) -> Iterator[Case]:
     source = torch.randn(poses, 17, 3, generator=generator)
     target = source @ random_rotmat((poses,), generator) + 0.1 * torch.randn(source.shape, generator=generator)
     some = source[:looped].numpy(), target[:looped].numpy()
+    source, target = place(source), place(target)
 
     def loop() -> Tensor:
-        return torch.from_numpy(np.stack([_numpy_align(s, t) for s, t in zip(*some, strict=True)]))
+        return place(torch.from_numpy(np.stack([_numpy_align(s, t) for s, t in zip(*some, strict=True)])))
 
     variants = {
         OURS: Variant(lambda: align(source, target)),

@@ -2,8 +2,9 @@
 
     python -m benchmarks.memory zedo HYPOTHESES FRAMES ITERATIONS
     python -m benchmarks.memory scorehmr PEOPLE LOOPS
+    python -m benchmarks.memory diffupose|diffhmr|hmdiff HYPOTHESES PEOPLE STEPS
 
-The peak does not depend on the number of iterations or loops, so a few will do.
+The peak does not depend on the number of iterations, loops or steps, so a few will do.
 """
 
 import json
@@ -48,7 +49,14 @@ def measured_facts(method: str, *numbers: int) -> dict[str, Any]:
 def main() -> None:
     """Prints the facts as JSON."""
     method, *numbers = sys.argv[1:]
-    facts = {"zedo": _zedo, "scorehmr": _scorehmr}[method](*(int(number) for number in numbers))
+    programs = {
+        "zedo": _zedo,
+        "scorehmr": _scorehmr,
+        "diffupose": _diffupose,
+        "diffhmr": _diffhmr,
+        "hmdiff": _hmdiff,
+    }
+    facts = programs[method](*(int(number) for number in numbers))
     print(json.dumps(facts))
 
 
@@ -80,6 +88,48 @@ def _zedo(hypotheses: int, frames: int, iterations: int) -> dict[str, Any]:
     run_ours(network, anchors, target, iterations, 2)
     name = f"zedo, S={hypotheses} x {frames} frames"
     return _facts(name, before, hypotheses=hypotheses, frames=frames, iterations=iterations)
+
+
+def _diffupose(hypotheses: int, people: int, steps: int) -> dict[str, Any]:
+    import torch
+
+    from benchmarks.diffupose_cases import random_network, run_ours
+    from diffupose.sampler import Sampling
+
+    network, settings = random_network(384), Sampling("ddim", steps, flip=False)
+    keypoints = 0.3 * torch.randn(people, 16, 2, generator=torch.Generator().manual_seed(1))
+    run_ours(network, keypoints[:1], 1, settings)  # libraries and threads start up
+    before = peak_bytes()
+    run_ours(network, keypoints, hypotheses, settings)
+    return _hypotheses_facts("diffupose", before, hypotheses, people, steps)
+
+
+def _diffhmr(hypotheses: int, people: int, steps: int) -> dict[str, Any]:
+    from benchmarks.diffhmr_cases import OPEN, Hypotheses
+
+    Hypotheses(1, 1, 1, **OPEN).ours()  # libraries and threads start up
+    problem = Hypotheses(people, hypotheses, steps, **OPEN)
+    before = peak_bytes()
+    problem.ours()
+    return _hypotheses_facts("diffhmr", before, hypotheses, people, steps)
+
+
+def _hmdiff(hypotheses: int, people: int, steps: int) -> dict[str, Any]:
+    from benchmarks.hmdiff_cases import Hypotheses
+    from hmdiff.dat import Alignment
+
+    if people != 1:
+        raise ValueError(f"PEOPLE: hmdiff's problem has one image, got {people}")
+    Hypotheses(1, 1).ours(Alignment(of="nothing"))  # libraries and threads start up
+    problem = Hypotheses(hypotheses, steps)
+    before = peak_bytes()
+    problem.ours(Alignment(activation=False))
+    return _hypotheses_facts("hmdiff", before, hypotheses, people, steps)
+
+
+def _hypotheses_facts(method: str, before: int, hypotheses: int, people: int, steps: int) -> dict[str, Any]:
+    name = f"{method}, N={hypotheses} x {people} people"
+    return _facts(name, before, hypotheses=hypotheses, people=people, steps=steps)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from benchmarks.device import peak_bytes, start_peak, synchronize
+
 OURS = "humandiff"
 _LONG = 5.0  # seconds of a first call in which the warm-up is lost, so that it may count
 
@@ -49,12 +51,16 @@ class Case:
 
 @dataclass
 class Timing:
-    """One variant's times, seconds of one call each, and how far its result is from humandiff's."""
+    """One variant's times, seconds of one call each, and how far its result is from humandiff's.
+
+    ``peak_bytes`` is a GPU's.
+    """
 
     median_s: float | None = None
     times_s: list[float] = field(default_factory=list)
     calls_per_time: int = 0
     difference: float | None = None
+    peak_bytes: int | None = None
     note: str = ""
 
 
@@ -99,9 +105,13 @@ def measure(case: Case, repeats: int, min_seconds: float = 0.2) -> Measured:
     runs = {name: variant.run for name, variant in case.variants.items() if variant.run is not None}
     results, first = {}, {}
     for name, run in runs.items():
+        synchronize()
+        start_peak()
         start = time.perf_counter()
         results[name] = run().detach()
+        synchronize()
         first[name] = time.perf_counter() - start
+        timings[name].peak_bytes = peak_bytes()
     for name, result in results.items():
         if name != OURS and OURS in results:
             timings[name].difference = _difference(result, results[OURS], case.unit)
@@ -117,6 +127,7 @@ def measure(case: Case, repeats: int, min_seconds: float = 0.2) -> Measured:
             start = time.perf_counter()
             for _ in range(calls):
                 runs[name]()
+            synchronize()
             timings[name].times_s.append((time.perf_counter() - start) / calls * case.variants[name].factor)
     for name in runs:
         timings[name].median_s = statistics.median(timings[name].times_s)
