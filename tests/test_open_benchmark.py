@@ -126,7 +126,7 @@ def test_the_page_has_numbers_and_pictures(made: Path) -> None:
     text = (made / "docs" / "results.md").read_text()
     assert text.startswith("# Results on open data")
     assert "QUICK" in text
-    assert f"every {STRIDE}th" in text
+    assert f"one in {STRIDE} of the rows" in text
     for section in SECTIONS.values():
         assert f"\n## {section}\n" in text
     (line,) = [line for line in text.splitlines() if line.startswith("| DiffuPose, N = 10, mean, all 100 steps")]

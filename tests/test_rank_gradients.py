@@ -88,7 +88,8 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tens
     """Gradients of all methods, as the first of two processes has them."""
     folder = tmp_path_factory.mktemp("two")
     ranks = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], stderr=subprocess.PIPE, text=True)
+        # -P: the folders of this folder bear the packages' names
+        subprocess.Popen([sys.executable, "-P", __file__, str(rank), str(folder)], stderr=subprocess.PIPE, text=True)
         for rank in (0, 1)
     ]
     try:

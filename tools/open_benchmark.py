@@ -13,12 +13,13 @@ missing is written as "not run", and the exit status is 3; 0 says that every num
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from open_results.execute import Place, execute, finished
@@ -82,11 +83,7 @@ def run_all(runs: Sequence[Run], place: Place) -> dict[str, str]:
         f"{sum(cost.values()) / 60:.0f} minutes on two idle cores"
     )
     missing: dict[str, str] = {}
-    os.environ[TRACEBACK] = "1"  # errors come here and end no program
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with tqdm(total=sum(cost.values()), bar_format=_BAR, disable=not waiting) as bar, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet(), tqdm(total=sum(cost.values()), bar_format=_BAR, disable=not waiting) as bar:
         before = 0.0
         for run in waiting:
             bar.set_description_str(run.name)
@@ -110,6 +107,24 @@ def run_all(runs: Sequence[Run], place: Place) -> dict[str, str]:
             moved(0.0, before)
             bar.refresh()
     return missing
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The methods' command lines raise their errors, which come here and end no program; only errors are told."""
+    loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
+    levels, before = [logger.level for logger in loggers], os.environ.get(TRACEBACK, "")
+    os.environ[TRACEBACK] = "1"
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        os.environ[TRACEBACK] = before
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 _BAR = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
