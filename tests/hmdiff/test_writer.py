@@ -147,8 +147,7 @@ def test_a_body_with_keypoints(tmp_path: Path, photo: Path) -> None:
     given = PredictInput(photo=photo, keypoints=file, focal_length=100.0)
     out = predict(model, given, tmp_path / "out", formats=["glb", "amass"], pictures=False)
     assert names(out) == [
-        "amass/p_0_frame0.npz", "glb/p_0_frame0.glb", "panel.png", "predictions.json", "predictions.npz", "run.json",
-        "samples.npz",
+        "amass/p_0_frame0.npz", "glb/p_0_frame0.glb", "predictions.json", "predictions.npz", "run.json", "samples.npz",
     ]  # fmt: skip
 
     data = given.dataset("joints44", needs="people")

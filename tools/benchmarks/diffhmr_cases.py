@@ -111,7 +111,7 @@ def _training_step(rows: int, options: dict[str, Any]) -> Case:
 
     def stepping(draws: int) -> Variant:
         model = random_model(noise_draws=draws, **options).train()
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, fused=True)
 
         def run() -> Tensor:
             with torch.random.fork_rng():

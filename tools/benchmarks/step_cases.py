@@ -59,29 +59,29 @@ def _their_step(sampler: str, schedule: NoiseSchedule, output: Tensor, x_t: Tens
 
 
 def training_cases(quick: bool) -> Iterator[Case]:
-    """Loss, gradient and Adam on a batch in memory; HMDiff's and Diff-HMR's are among their own cases.
+    """Loss, gradient and fused Adam on a batch in memory; HMDiff's and Diff-HMR's are among their own cases.
 
-    ``no optimiser`` is the share of loss and gradient.
+    ``Adam unfused`` is PyTorch's Adam as it comes, ``no optimiser`` the share of loss and gradient.
     """
     for method, make in (("zedo", _zedo), ("diffupose", _diffupose), ("scorehmr", _scorehmr)):
         for rows in (4,) if quick else (64, 512):
             variants = {}
-            for name in (OURS, "no optimiser"):
+            for name, fused in ((OURS, True), ("Adam unfused", False), ("no optimiser", None)):
                 with torch.random.fork_rng():
                     torch.manual_seed(3)
                     network, loss = make(rows, quick)
-                variants[name] = Variant(_training_step(network, loss, with_optimizer=name == OURS))
+                variants[name] = Variant(_training_step(network, loss, fused))
             yield Case("training", f"training step of {method}, {rows} rows", variants, "relative")
 
 
-def _training_step(network: nn.Module, loss: Callable[[], Tensor], with_optimizer: bool) -> Callable[[], Tensor]:
+def _training_step(network: nn.Module, loss: Callable[[], Tensor], fused: bool | None) -> Callable[[], Tensor]:
     # A rate of 0, so that every call costs the same and finds the same.
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.0)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.0, fused=fused or None)
 
     def run() -> Tensor:
         value = loss()
         value.backward()
-        if with_optimizer:
+        if fused is not None:
             optimizer.step()
         optimizer.zero_grad()
         return value.detach()[None]

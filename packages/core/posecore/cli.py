@@ -23,7 +23,9 @@ TRACEBACK = "HUMANDIFF_TRACEBACK"
 SKIPPED = 3
 """Exit code of a `predict` that left something out."""
 
-_OTHER_STAGES = ("train", "val", "test")  # of the data; nothing that `predict` reads
+# Of the data: what `predict` does not read, and what may be another in a continuation, such as a batch that did not fit
+# into memory (noise belongs to the row).
+_NOT_OF_PREDICT = ("train", "val", "test", "batch_size", "num_workers")
 
 
 def run(
@@ -108,7 +110,7 @@ class _CLI(LightningCLI):
         results.options = self.options
         if self.subcommand == "predict":
             options = json.loads(self.parser.dump(self.config, skip_none=False, format="json"))["predict"]
-            data = {name: value for name, value in options["data"].items() if name not in _OTHER_STAGES}
+            data = {name: value for name, value in options["data"].items() if name not in _NOT_OF_PREDICT}
             seed = options["seed_everything"]
             self.output.settings = {"seed_everything": seed, "model": options["model"], "data": data}
 

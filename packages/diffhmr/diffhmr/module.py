@@ -39,6 +39,7 @@ from posecore.geometry.rotation import rot6d_to_rotmat, rotmat_to_rot6d
 from posecore.metrics.protocols import get_protocol
 from posecore.training.checkpoints import check_stamp, load_weights, resolve_weights, stamp
 from posecore.training.denoising_strips import Denoised, denoise_once
+from posecore.training.optimizers import adam
 from posecore.training.progress import progress_bar
 from posecore.training.schedules import warmup_schedule
 from posecore.training.step_outputs import StepOutputs
@@ -385,7 +386,7 @@ class DiffHMR(LightningModule):
         groups = [{"params": others, "lr": self.lr}]
         if encoder:
             groups.append({"params": encoder, "lr": self.lr if self.encoder_lr is None else self.encoder_lr})
-        optimizer = torch.optim.Adam(groups)
+        optimizer = adam(self, groups)
         total = int(self.trainer.estimated_stepping_batches) if self.lr_schedule == "cosine" else None
         schedule = warmup_schedule(optimizer, self.warmup_steps, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -29,6 +29,7 @@ from posecore.metrics.protocols import get_protocol
 from posecore.render.panels import affinity_plot
 from posecore.training.checkpoints import check_stamp, load_weights, resolve_weights, stamp
 from posecore.training.denoising_strips import Denoised, denoise_once
+from posecore.training.optimizers import adam
 from posecore.training.progress import progress_bar
 from posecore.training.schedules import warmup_schedule
 from posecore.training.step_outputs import StepOutputs
@@ -266,7 +267,7 @@ class DiffuPose(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, and the learning rate's schedule."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
+        optimizer = adam(self, self.parameters(), lr=self.lr)
         if self.lr_schedule == "exponential":
             return {
                 "optimizer": optimizer,

@@ -31,6 +31,7 @@ from posecore.geometry.placement import solve_translation
 from posecore.metrics.protocols import get_protocol
 from posecore.training.checkpoints import check_stamp, load_weights, resolve_weights, stamp
 from posecore.training.denoising_strips import Denoised, denoise_once
+from posecore.training.optimizers import adam
 from posecore.training.progress import progress_bar
 from posecore.training.schedules import share_of_training, warmup_schedule
 from posecore.training.step_outputs import StepOutputs
@@ -366,7 +367,7 @@ class HMDiff(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam (Sec. 5)."""
-        optimizer = torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=self.lr)
+        optimizer = adam(self, [p for p in self.parameters() if p.requires_grad], lr=self.lr)
         total = int(self.trainer.estimated_stepping_batches) if self.lr_schedule == "cosine" else None
         schedule = warmup_schedule(optimizer, self.warmup_steps, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -54,7 +54,7 @@ class HMDiffWriter(PredictionWriter):
         resume: Whether an interrupted run in the folder is continued.
         formats: Files beside the predictions, of ``amass smpl glb bvh csv obj ply html``; ``[amass, glb, bvh, html]``
             where None.
-        pictures: Whether overlays are written; the panel always is.
+        pictures: Whether overlays and the panel are written.
         samples: Whether mesh files are of every sample, too, ``<name>_sample<number>``.
     """
 

@@ -23,6 +23,7 @@ from posecore.metrics.pose import ProtocolMetric
 from posecore.metrics.protocols import get_protocol
 from posecore.training.checkpoints import check_stamp, load_weights, resolve_weights, stamp
 from posecore.training.denoising_strips import Denoised, denoise_once
+from posecore.training.optimizers import adam
 from posecore.training.progress import progress_bar
 from posecore.training.schedules import warmup_schedule
 from posecore.training.step_outputs import StepOutputs
@@ -294,7 +295,7 @@ class ScoreHMR(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, of the part that is trained."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.Adam(trained, lr=self.lr, betas=(0.9, 0.99))  # the release's; the paper names none
+        optimizer = adam(self, trained, lr=self.lr, betas=(0.9, 0.99))  # the release's; the paper names none
         total = int(self.trainer.estimated_stepping_batches) if self.lr_schedule == "cosine" else None
         schedule = warmup_schedule(optimizer, self.warmup_steps, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

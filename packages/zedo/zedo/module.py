@@ -18,6 +18,7 @@ from posecore.metrics.pose import ProtocolMetric
 from posecore.metrics.protocols import get_protocol
 from posecore.training.checkpoints import check_stamp, load_weights, resolve_weights, stamp
 from posecore.training.denoising_strips import Denoised
+from posecore.training.optimizers import adam
 from posecore.training.progress import progress_bar
 from posecore.training.schedules import warmup_schedule
 from posecore.training.step_outputs import StepOutputs
@@ -246,7 +247,7 @@ class ZeDO(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam with a linear warm-up, then cosine decay to zero over the run (or a constant rate)."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
+        optimizer = adam(self, self.parameters(), lr=self.lr)
         total = int(self.trainer.estimated_stepping_batches) if self.lr_schedule == "cosine" else None
         schedule = warmup_schedule(optimizer, self.warmup_steps, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

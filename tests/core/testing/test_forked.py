@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from posecore.testing.forked import run_module
+from posecore.testing.forked import run_module, run_ranks
 
 PROGRAM = """
 import os, sys
@@ -70,3 +70,21 @@ def test_a_program_that_takes_too_long_is_killed(tmp_path: Path) -> None:
         run_module("program", cwd=tmp_path, timeout=1)
     assert error.value.stdout in ("", "begun\n")
     assert run_module("posecore.doctor", ["--help"]).returncode == 0, "the server goes on"
+
+
+def test_ranks_run_at_once_and_know_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each waits for the other before it ends, with an exit code of its own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "program.py").write_text(
+        "import os, pathlib, sys, time\n"
+        "rank = int(os.environ['LOCAL_RANK'])\n"
+        "pathlib.Path(str(rank)).touch()\n"
+        "while not pathlib.Path(str(1 - rank)).exists():\n"
+        "    time.sleep(0.01)\n"
+        "print(os.environ['WORLD_SIZE'], os.environ['MASTER_ADDR'], os.environ['MASTER_PORT'])\n"
+        "sys.exit(rank)\n"
+    )
+    first, second = run_ranks("program", [], 2, timeout=60)
+    assert (first.returncode, second.returncode) == (0, 1)
+    assert first.stdout == second.stdout
+    assert first.stdout.startswith("2 127.0.0.1 ")

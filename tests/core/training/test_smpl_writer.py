@@ -186,13 +186,13 @@ def test_notes_are_printed_on_lines_of_their_own(tmp_path: Path, capsys: pytest.
     assert any(line.startswith("3 rows of 1 people; ") for line in lines)
 
 
-def test_overlays_can_be_left_out_and_a_full_folder_is_refused(tmp_path: Path) -> None:
+def test_pictures_can_be_left_out_and_a_full_folder_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", SIZE, "gray").save(tmp_path / "p.png")
     file = keypoint_file(tmp_path / "k.json", [{"id": "x"}])
     data = ToyData(PredictInput(keypoints=file, photo=tmp_path / "p.png", focal_length=200.0))
     out = predict(tmp_path, data, pictures=False)
-    assert "panel.png" in names(out)
-    assert not (out / "overlays").exists()
+    assert "predictions.npz" in names(out)
+    assert not list(out.rglob("*.png"))
     with pytest.raises(FileExistsError, match="already holds"):
         predict(tmp_path, data)
     assert (predict(tmp_path, data, overwrite=True) / "overlays" / "p.png").is_file()

@@ -7,6 +7,7 @@ is the server's, and a method finds the modules of methods that ran before it al
 """
 
 import atexit
+import contextlib
 import functools
 import gc
 import json
@@ -15,6 +16,7 @@ import random
 import runpy
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -54,28 +56,51 @@ def run_module(
         subprocess.TimeoutExpired: It took longer.
         RuntimeError: The server has ended.
     """
+    (done,) = _run(name, args, cwd or Path.cwd(), [os.environ if env is None else env], timeout)
+    return done
+
+
+def run_ranks(
+    name: str, args: Sequence[str | Path], ranks: int, timeout: float = 300
+) -> list[subprocess.CompletedProcess[str]]:
+    """The same program in several processes at once, which find each other as those of a cluster's launcher do."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks), "NODE_RANK": "0"}
+    return _run(name, args, Path.cwd(), [os.environ | there | {"LOCAL_RANK": str(i)} for i in range(ranks)], timeout)
+
+
+def _run(
+    name: str, args: Sequence[str | Path], cwd: Path, envs: Sequence[Mapping[str, str]], timeout: float
+) -> list[subprocess.CompletedProcess[str]]:
+    """One process for each environment; all are killed after ``timeout`` seconds."""
     server = _server()
     assert server.stdin is not None
     with tempfile.TemporaryDirectory() as folder:
-        streams = Path(folder, "stdout"), Path(folder, "stderr")
+        streams = [(Path(folder, f"{i}.stdout"), Path(folder, f"{i}.stderr")) for i in range(len(envs))]
         job = {
             "module": name,
-            "args": [str(arg) for arg in args],
-            "cwd": str(cwd or Path.cwd()),
-            "env": dict(os.environ if env is None else env),
-            "streams": [str(path) for path in streams],
+            "args": list(map(str, args)),
+            "cwd": str(cwd),
+            "envs": [dict(env) for env in envs],
+            "streams": [[str(path) for path in pair] for pair in streams],
         }
         server.stdin.write(json.dumps(job).encode() + b"\n")
         server.stdin.flush()
-        pid, late = _answer(server, None), False
-        code = _answer(server, timeout)
-        if code is None:
-            os.kill(int(pid or 0), signal.SIGKILL)
-            code, late = _answer(server, None), True
-        out, err = (path.read_text() for path in streams)
+        pids, late = json.loads(_answer(server, None) or ""), False
+        answer = _answer(server, timeout)
+        if answer is None:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            answer, late = _answer(server, None), True
+        written = [(out.read_text(), err.read_text()) for out, err in streams]
+    command = [sys.executable, "-m", name, *map(str, args)]
     if late:
-        raise subprocess.TimeoutExpired([name, *job["args"]], timeout, out, err)
-    return subprocess.CompletedProcess([sys.executable, "-m", name, *job["args"]], int(code or 0), out, err)
+        raise subprocess.TimeoutExpired(command, timeout, *map("".join, zip(*written, strict=True)))
+    codes = json.loads(answer or "")
+    return [subprocess.CompletedProcess(command, code, *both) for code, both in zip(codes, written, strict=True)]
 
 
 @functools.cache
@@ -112,11 +137,14 @@ def _serve() -> dict[str, Any] | None:
             except ImportError:  # the program says itself what is missing
                 continue
         gc.freeze()
-        pid = os.fork()
-        if pid == 0:
-            return job
-        print(pid, flush=True)  # noqa: T201
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)  # noqa: T201
+        pids = []
+        for env, streams in zip(job["envs"], job["streams"], strict=True):
+            pids.append(os.fork())
+            if pids[-1] == 0:
+                return job | {"env": env, "streams": streams}
+        print(json.dumps(pids), flush=True)  # noqa: T201
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        print(json.dumps(codes), flush=True)  # noqa: T201
     return None
 
 

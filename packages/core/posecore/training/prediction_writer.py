@@ -115,7 +115,7 @@ class PredictionWriter(BasePredictionWriter):
         resume: Whether an interrupted run in the folder is continued: rows that are done are not predicted again.
         formats: Files beside the predictions, of ``amass smpl glb bvh csv obj ply html``; ``[amass, glb, bvh, html]``
             where None.
-        pictures: Whether overlays are written; the panel always is.
+        pictures: Whether overlays and the panel are written.
         body: Whether the open body is fitted to the chosen joints and written.
 
     Attributes:

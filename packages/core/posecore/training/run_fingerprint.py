@@ -23,7 +23,7 @@ def run_fingerprint(
     """Method, settings, inputs, weights and versions as JSON values; large things as hashes.
 
     Args:
-        trainer: Says on what it runs; batches, and so noise, depend on the number of processes.
+        trainer: Says on what it runs. The number of processes may change: noise belongs to the row.
         module: With the weights that it runs with.
         data: The rows, with the pictures they are in.
         settings: Options of the command line.
@@ -45,7 +45,6 @@ def run_fingerprint(
         "device": {
             "accelerator": type(trainer.accelerator).__name__,
             "precision": str(trainer.precision),
-            "processes": trainer.world_size,
         },
         "versions": {name: importlib.metadata.version(name) for name in ("humandiff", "torch")},
     }

@@ -25,7 +25,7 @@ _PANEL_ROWS = 4
 
 
 def write_pictures(
-    folder: OutputFolder, data: PredictDataset, model: BodyModel, made: SMPLPredictions, overlays: bool
+    folder: OutputFolder, data: PredictDataset, model: BodyModel, made: SMPLPredictions, wanted: bool
 ) -> tuple[list[str], list[str]]:
     """``panel.png`` of the first picture's people, and every photograph or frame with its people.
 
@@ -34,7 +34,7 @@ def write_pictures(
         data: The people and their photographs.
         model: The body.
         made: Its parameters; of hypotheses, overlays show the pick.
-        overlays: Whether overlays are written.
+        wanted: Whether any picture is written.
 
     Returns:
         Names of what was written, and notes.
@@ -46,7 +46,7 @@ def write_pictures(
         model.faces,
         lambda rows: _vertices(layer, made.take(rows)),
         lambda picture, rows: _panel(picture, data, layer, made, rows),
-        overlays,
+        wanted,
     )
 
 
@@ -56,7 +56,7 @@ def write_mesh_pictures(
     faces: Int[Tensor, "faces 3"],
     bodies: Callable[[Sequence[int]], Float[Tensor, "people vertices 3"]],
     panel: Callable[[np.ndarray, Sequence[int]], Figure],
-    overlays: bool,
+    wanted: bool,
 ) -> tuple[list[str], list[str]]:
     """The same, whatever meshes the people are.
 
@@ -66,7 +66,7 @@ def write_mesh_pictures(
         faces: Triangles of every mesh.
         bodies: The meshes of some rows, metres, camera frame.
         panel: Draws the first picture with the first of its people; where there is no photograph, it is white.
-        overlays: Whether overlays are written.
+        wanted: Whether any picture is written.
 
     Returns:
         Names of what was written, and notes.
@@ -75,7 +75,7 @@ def write_mesh_pictures(
     def drawn(picture: np.ndarray, rows: Sequence[int]) -> np.ndarray:
         return overlay(picture, bodies(rows), faces, data.samples["K"][rows[0]])
 
-    return write_overlays(folder, data, drawn, panel, overlays)
+    return write_overlays(folder, data, drawn, panel, wanted)
 
 
 def write_overlays(
@@ -83,7 +83,7 @@ def write_overlays(
     data: PredictDataset,
     drawn: Callable[[np.ndarray, Sequence[int]], np.ndarray],
     panel: Callable[[np.ndarray, Sequence[int]], Figure],
-    overlays: bool,
+    wanted: bool,
 ) -> tuple[list[str], list[str]]:
     """``panel.png``, and ``overlays/<photo>.png`` or ``overlay.mp4``, with one picture in memory at a time.
 
@@ -92,16 +92,18 @@ def write_overlays(
         data: The people and their photographs.
         drawn: A picture with the people of some rows on it.
         panel: Draws a picture with some of its people.
-        overlays: Whether overlays are written.
+        wanted: Whether any picture is written.
 
     Returns:
         Names of what was written, and notes.
     """
+    if not wanted:
+        return [], []
     pictures = pictures_of(data)
     first = tuple(pictures[0].rows) if pictures else _first_instant(data)
     still = pictures[0].read() if pictures else _blank(data, first[0])
     write_bytes(folder.file("panel.png"), figure_png(panel(still, first[:_PANEL_ROWS])))
-    if not (pictures and overlays):
+    if not pictures:
         return ["panel.png"], []
     if data.fps is None:
         # Two folders may have pictures of one name; each keeps its own overlay.

@@ -31,7 +31,7 @@ class SMPLWriter(PredictionWriter):
         resume: Whether an interrupted run in the folder is continued.
         formats: Files beside the predictions, of ``amass smpl glb bvh csv obj ply html``; ``[amass, glb, bvh, html]``
             where None.
-        pictures: Whether overlays are written; the panel always is.
+        pictures: Whether overlays and the panel are written.
         hypotheses: Whether mesh files are of every hypothesis, too, ``<name>_hyp<number>``.
     """
 
