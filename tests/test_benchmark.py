@@ -256,9 +256,12 @@ def test_end_to_end(tmp_path: Path) -> None:
     assert case["ratios"]["roma"] == case["timings"]["roma"]["median_s"] / case["timings"][OURS]["median_s"]
     with Image.open(output / "benchmark.png") as image:
         assert image.width > 500
-    assert {path.name for path in output.iterdir()} == {"benchmark.json", "benchmark.png"}
+    table = (output / "benchmark.md").read_text().splitlines()
+    (line,) = [line for line in table if line.startswith(f"| {case['name']} | ")]
+    assert f"({case['ratios']['roma']:.2f}x)" in line
+    assert {path.name for path in output.iterdir()} == {"benchmark.json", "benchmark.md", "benchmark.png"}
 
-    with pytest.raises(SystemExit, match="already holds 2 entries"):
+    with pytest.raises(SystemExit, match="already holds 3 entries"):
         main(args)
 
 

@@ -4,11 +4,11 @@
         growth export] [--repeats 5] [--device cpu|cuda] [--output runs/benchmark] [--quick]
     python tools/benchmark.py --only scaling        # training with one process and with two; only where it is named
 
-``growth`` is how the cost grows with batch, hypotheses, vertices and steps (``growth.png``). The variants of a case run
-in turns and medians are compared. Use an idle machine: the load at the start is written down. On a GPU the body layer,
-the alignment, sampler steps and training steps run; peak memory is then each variant's. ``--quick`` shrinks everything
-and tells only that it runs. CMU motion capture is loaded where the environment variable HUMANDIFF_DATA names a folder
-that holds ``cmu_mocap/``.
+Tables are in ``benchmark.md``, all times in ``benchmark.json``; ``growth`` is how the cost grows with batch,
+hypotheses, vertices and steps (``growth.png``). The variants of a case run in turns and medians are compared. Use an
+idle machine: the load at the start is written down. On a GPU the body layer, the alignment, sampler steps and training
+steps run; peak memory is then each variant's. ``--quick`` shrinks everything and tells only that it runs. CMU motion
+capture is loaded where the environment variable HUMANDIFF_DATA names a folder that holds ``cmu_mocap/``.
 """
 
 import argparse
@@ -35,6 +35,7 @@ from benchmarks.scaling_cases import scaling_facts, scaling_line
 from benchmarks.scorehmr_cases import peak_memory as scorehmr_peak
 from benchmarks.scorehmr_cases import scorehmr_cases
 from benchmarks.step_cases import step_cases, training_cases
+from benchmarks.table import markdown
 from benchmarks.timing import OURS, Case, Measured, measure
 from benchmarks.zedo_cases import peak_memory as zedo_peak
 from benchmarks.zedo_cases import zedo_cases
@@ -123,6 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "scaling": scaling,
         }
         write_text(output.file("benchmark.json"), json.dumps(content, indent=2) + "\n")
+        write_text(output.file("benchmark.md"), markdown(machine, cases, curves, memory, scaling))
         title = f"humandiff, torch {machine['torch']}, {machine['threads']} threads{', quick' if args.quick else ''}"
         if cases:
             write_bytes(output.file("benchmark.png"), figure_png(bar_plot(cases, title), dpi=110))

@@ -99,7 +99,7 @@ def _notes(results: Results, place: Place) -> str:
     if place.quick:
         notes.append("**QUICK: the methods took a handful of steps. No number here means anything.**")
     if place.stride > 1:
-        notes.append(f"**DRAFT: one in {place.stride} of the rows only (videos are whole).**")
+        notes.append(f"**Scored are one in {place.stride} of the rows of the test sets (videos are whole).**")
     if results.missing:
         notes.append(f"**{len(results.missing)} of {len(RUNS)} runs are missing; the end of the page says why.**")
     return "\n\n".join(notes)
