@@ -87,7 +87,7 @@ def test_bodies_in_boxes_through_the_command_line(
         "model.num_hypotheses": 2, "model.sampling.num_inference_steps": 2, "model.alignment.num_poses": 3,
         "data.augmentation.size": CROP, "data.predict.photo": photo, "data.predict.boxes": boxes,
         "data.predict.focal_length": 100, "output.folder": out, "output.formats": "[amass, ply]",
-        "output.samples": "true",
+        "output.samples": "true", "trainer.default_root_dir": tmp_path,
         "trainer.accelerator": "cpu", "trainer.logger": "false", "trainer.enable_progress_bar": "false",
     }  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["hmdiff", "predict", *(f"--{name}={value}" for name, value in arguments.items())])

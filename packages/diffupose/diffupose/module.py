@@ -31,7 +31,7 @@ from posecore.training.checkpoints import check_stamp, load_weights, resolve_wei
 from posecore.training.denoising_strips import Denoised, denoise_once
 from posecore.training.optimizers import adam
 from posecore.training.progress import progress_bar
-from posecore.training.schedules import warmup_schedule
+from posecore.training.schedules import with_warmup
 from posecore.training.step_outputs import StepOutputs
 
 METHOD = "diffupose"
@@ -274,8 +274,7 @@ class DiffuPose(LightningModule):
                 "lr_scheduler": {"scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, self.lr_decay)},
             }
         total = int(self.trainer.estimated_stepping_batches) if self.lr_schedule == "cosine" else None
-        schedule = warmup_schedule(optimizer, self.warmup_steps, total)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return with_warmup(optimizer, self.warmup_steps, total)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Stamps the method's name."""

@@ -33,7 +33,7 @@ from posecore.training.checkpoints import check_stamp, load_weights, resolve_wei
 from posecore.training.denoising_strips import Denoised, denoise_once
 from posecore.training.optimizers import adam
 from posecore.training.progress import progress_bar
-from posecore.training.schedules import share_of_training, warmup_schedule
+from posecore.training.schedules import share_of_training, with_warmup
 from posecore.training.step_outputs import StepOutputs
 
 METHOD = "hmdiff"
@@ -369,8 +369,7 @@ class HMDiff(LightningModule):
         """Adam (Sec. 5)."""
         optimizer = adam(self, [p for p in self.parameters() if p.requires_grad], lr=self.lr)
         total = int(self.trainer.estimated_stepping_batches) if self.lr_schedule == "cosine" else None
-        schedule = warmup_schedule(optimizer, self.warmup_steps, total)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return with_warmup(optimizer, self.warmup_steps, total)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Stamps the method's name."""

@@ -25,7 +25,7 @@ from posecore.training.checkpoints import check_stamp, load_weights, resolve_wei
 from posecore.training.denoising_strips import Denoised, denoise_once
 from posecore.training.optimizers import adam
 from posecore.training.progress import progress_bar
-from posecore.training.schedules import warmup_schedule
+from posecore.training.schedules import with_warmup
 from posecore.training.step_outputs import StepOutputs
 from scorehmr.features import CachedFeatures, KeypointFeatures, Standardizer
 from scorehmr.fitting import FitResult, FitSettings, fit, reprojection_px
@@ -297,8 +297,7 @@ class ScoreHMR(LightningModule):
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = adam(self, trained, lr=self.lr, betas=(0.9, 0.99))  # the release's; the paper names none
         total = int(self.trainer.estimated_stepping_batches) if self.lr_schedule == "cosine" else None
-        schedule = warmup_schedule(optimizer, self.warmup_steps, total)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return with_warmup(optimizer, self.warmup_steps, total)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Stamps the method's name."""

@@ -20,7 +20,7 @@ from posecore.training.checkpoints import check_stamp, load_weights, resolve_wei
 from posecore.training.denoising_strips import Denoised
 from posecore.training.optimizers import adam
 from posecore.training.progress import progress_bar
-from posecore.training.schedules import warmup_schedule
+from posecore.training.schedules import with_warmup
 from posecore.training.step_outputs import StepOutputs
 from zedo.anchors import AnchorSource, kmeans_poses, random_poses, read_poses
 from zedo.losses import denoising_score_matching_loss
@@ -249,8 +249,7 @@ class ZeDO(LightningModule):
         """Adam with a linear warm-up, then cosine decay to zero over the run (or a constant rate)."""
         optimizer = adam(self, self.parameters(), lr=self.lr)
         total = int(self.trainer.estimated_stepping_batches) if self.lr_schedule == "cosine" else None
-        schedule = warmup_schedule(optimizer, self.warmup_steps, total)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return with_warmup(optimizer, self.warmup_steps, total)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Stamps the method's name."""

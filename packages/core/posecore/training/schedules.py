@@ -4,6 +4,7 @@ import math
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -26,6 +27,12 @@ def warmup_schedule(optimizer: Optimizer, warmup_steps: int, total_steps: int | 
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     return LambdaLR(optimizer, factor)
+
+
+def with_warmup(optimizer: Optimizer, warmup_steps: int, total_steps: int | None = None) -> OptimizerLRScheduler:
+    """What `configure_optimizers` returns: the optimiser, and `warmup_schedule`, which moves after every step."""
+    schedule = warmup_schedule(optimizer, warmup_steps, total_steps)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def share_of_training(trainer: Trainer) -> float:
