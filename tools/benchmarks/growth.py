@@ -184,8 +184,10 @@ def growth_plot(curves: Sequence[Grown], title: str) -> Figure:
         sizes = sorted({size for curve in curves if curve.axis == axis for size in curve.sizes})
         ax.set_xticks(sizes, [str(size) for size in sizes], rotation=45)
         ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.grid(alpha=0.3, linewidth=0.5)
         ax.tick_params(labelsize=8)
         ax.spines[["top", "right"]].set_visible(False)
         if sizes:
-            ax.legend(frameon=False, fontsize=7)
+            ax.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)  # above the lines
     return figure
